@@ -1,0 +1,71 @@
+// Stream and Event: ordered asynchronous work on a device. Work on one stream runs in order; work
+// on two streams is ordered by events only. On the CPU a stream is a real queue with a thread of
+// its own, so that a missing event is a real race.
+//
+//   Event done = copies.record();
+//   compute.wait(done);            // returns at once; the stream waits, not the caller
+//
+// Move-only; destructors wait for the work under way and never throw. A stream may be fed from one
+// thread at a time; events may be waited for from any. The first exception of the work of a stream
+// stops it and is rethrown by synchronize().
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace hetmem {
+
+class ThreadPool;
+
+class Event {
+ public:
+  Event() = default;  // already complete
+  Event(Event&&) noexcept = default;
+  Event& operator=(Event&&) noexcept = default;
+  bool complete() const;
+  // Blocks the caller until the work recorded before the event is done.
+  void synchronize() const;
+
+ private:
+  friend class CpuStream;
+  struct State;
+  explicit Event(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  std::shared_ptr<State> state_;
+};
+
+enum class DeviceKind : uint8_t { kCpu, kCuda };
+
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual DeviceKind kind() const = 0;
+  virtual Event record() = 0;
+  virtual void wait(const Event& event) = 0;
+  // Blocks until the stream is idle; rethrows the first error of its work.
+  virtual void synchronize() = 0;
+  // Enqueues a copy of `bytes` between host and device memory, in whichever direction the pointers
+  // imply, or within one space.
+  virtual void copy(void* destination, const void* source, int64_t bytes) = 0;
+};
+
+// A queue of host functions on a thread of its own; kernels get the device's pool.
+class CpuStream final : public Stream {
+ public:
+  CpuStream(std::string name, ThreadPool& pool);
+  ~CpuStream() override;
+  DeviceKind kind() const override { return DeviceKind::kCpu; }
+  Event record() override;
+  void wait(const Event& event) override;
+  void synchronize() override;
+  void copy(void* destination, const void* source, int64_t bytes) override;
+  void enqueue(std::function<void(ThreadPool&)> work);
+  const std::string& name() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace hetmem

@@ -1,0 +1,61 @@
+// Numeric kernels: one entry that enqueues an op on a stream, and the few functions outside the op
+// set (optimizer steps, norms). Memory, workspace included, comes from the caller. Every view must
+// be in the memory space of the stream's device.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/op.h"
+#include "core/tensor_view.h"
+#include "device/stream.h"
+
+namespace hetmem::ops {
+
+// Enqueues the op on the stream; returns at once. Operands and their order are those of core/op.h.
+// Throws Error (kInternal) on operands that do not fit together; errors of the kernel itself
+// surface at the stream's synchronize().
+void launch(Stream& stream, OpCall call);
+
+// Bytes of workspace that the backend needs for a call with inputs of these shapes (0: none).
+// Depends on shapes and on the instruction set, never on the number of threads.
+int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs);
+
+// One AdamW step (Loshchilov & Hutter 2019) as PyTorch's fused form computes it, in fp32 and in one
+// written order of +, -, *, /, sqrt, so that the bits are the same on every device.
+struct AdamWStep {
+  float learning_rate = 0;
+  float beta1 = 0.9F;
+  float beta2 = 0.999F;
+  float epsilon = 1e-8F;
+  float weight_decay = 0;
+  float bias_correction1 = 1;       // 1 - beta1^t
+  float bias_correction2_sqrt = 1;  // sqrt(1 - beta2^t)
+  float gradient_scale = 1;         // the clipping coefficient
+};
+void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
+                TensorView m, TensorView v);
+
+// PyTorch's SGD: buffer = momentum * buffer + g (the first step sets it to g), w -= rate * buffer.
+struct SgdStep {
+  float learning_rate = 0;
+  float momentum = 0.9F;
+  float weight_decay = 0;
+  float gradient_scale = 1;
+  bool first = false;
+};
+void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
+              TensorView momentum);
+
+// *sum = the sum of squares of a tensor in double, by fixed blocks of kSumBlock elements counted
+// from its start, blocks added in order. `sum` must stay valid until the stream has passed it.
+constexpr int64_t kSumBlock = 65536;
+void sum_of_squares(Stream& stream, TensorView values, double* sum);
+
+// The instruction set whose kernels run here: "avx512", "avx2". HETMEM_ISA in the environment
+// lowers it for tests. Throws Error (kBadInput) on a processor without AVX2.
+const char* instruction_set();
+// Whether the processor multiplies bf16 natively (AVX-512 BF16).
+bool has_native_bf16();
+
+}  // namespace hetmem::ops
