@@ -36,16 +36,16 @@ constexpr std::array<Unit, 18> kUnits{{{"", 1},
                                        {"ti", kKi* kKi* kKi* kKi}}};
 
 [[noreturn]] void refuse(std::string_view text) {
-  throw Error(ErrorKind::kBadInput, "\"" + std::string(text) +
-                                        "\" is not a size; write 512MiB, 1.5GiB, 2GB or bytes");
+  throw Error(ErrorKind::kBadInput,
+              "\"" + std::string(text) + "\" is not a size; write 512MiB, 1.5GiB, 2GB or bytes");
 }
 
 }  // namespace
 
 int64_t parse_byte_size(std::string_view text) {
   double number = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number,
-                                           std::chars_format::fixed);
+  const auto [end, code] =
+      std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
   if (code != std::errc() || !(number >= 0)) refuse(text);
   std::string suffix;
   for (const char* at = end; at != text.data() + text.size(); ++at) {

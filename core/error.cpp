@@ -24,8 +24,8 @@ void throw_assertion(const char* condition, const char* file, int line) {
   const std::string_view path(file);
   const auto slash = path.find_last_of('/');
   const std::string name(slash == std::string_view::npos ? path : path.substr(slash + 1));
-  throw Error(ErrorKind::kInternal, "internal error: " + std::string(condition) + " does not hold (" +
-                                        name + ":" + std::to_string(line) +
+  throw Error(ErrorKind::kInternal, "internal error: " + std::string(condition) +
+                                        " does not hold (" + name + ":" + std::to_string(line) +
                                         "); please report this");
 }
 

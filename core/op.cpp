@@ -7,14 +7,26 @@
 namespace hetmem {
 
 std::string_view name_of(OpKind kind) {
-  static constexpr std::array<std::string_view, kOpKinds> kNames{
-      "embedding",      "embedding_backward",    "linear",
-      "linear_backward_input", "linear_backward_weight", "layer_norm",
-      "layer_norm_backward",   "rms_norm",       "rms_norm_backward",
-      "rope",           "attention",             "attention_backward",
-      "gelu",           "gelu_backward",         "swiglu",
-      "swiglu_backward", "add",                  "dropout",
-      "head_loss",      "head_loss_train"};
+  static constexpr std::array<std::string_view, kOpKinds> kNames{"embedding",
+                                                                 "embedding_backward",
+                                                                 "linear",
+                                                                 "linear_backward_input",
+                                                                 "linear_backward_weight",
+                                                                 "layer_norm",
+                                                                 "layer_norm_backward",
+                                                                 "rms_norm",
+                                                                 "rms_norm_backward",
+                                                                 "rope",
+                                                                 "attention",
+                                                                 "attention_backward",
+                                                                 "gelu",
+                                                                 "gelu_backward",
+                                                                 "swiglu",
+                                                                 "swiglu_backward",
+                                                                 "add",
+                                                                 "dropout",
+                                                                 "head_loss",
+                                                                 "head_loss_train"};
   return kNames.at(static_cast<size_t>(kind));
 }
 

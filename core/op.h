@@ -87,8 +87,8 @@ struct AttentionParams {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   float scale = 1.0F;
-  bool packed = false;     // q, k, v are the columns of one operand, in that order
-  float dropout = 0.0F;    // on the probabilities, after the softmax
+  bool packed = false;   // q, k, v are the columns of one operand, in that order
+  float dropout = 0.0F;  // on the probabilities, after the softmax
   uint32_t dropout_site = 0;
 };
 struct GeluParams {
@@ -106,9 +106,9 @@ using OpParams = std::variant<std::monostate, EmbeddingParams, LinearParams, Nor
 
 // What an op is told at run time.
 struct OpRuntime {
-  bool accumulate = false;   // weight gradients are added to, not overwritten
-  double loss_scale = 1.0;   // 1 / label tokens of the whole batch of the step
-  uint64_t random_key = 0;   // seed, step and micro-batch, mixed
+  bool accumulate = false;  // weight gradients are added to, not overwritten
+  double loss_scale = 1.0;  // 1 / label tokens of the whole batch of the step
+  uint64_t random_key = 0;  // seed, step and micro-batch, mixed
 };
 
 // One op with its operands: views in the order above, workspace of ops::workspace_bytes.

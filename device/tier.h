@@ -1,5 +1,5 @@
-// Tier, Reservation and Buffer: every byte that hetmem uses is inside a Reservation of one tier; the
-// sum of a tier's reservations never passes its budget.
+// Tier, Reservation and Buffer: every byte that hetmem uses is inside a Reservation of one tier;
+// the sum of a tier's reservations never passes its budget.
 //
 //   Tier device("device", 1 << 30);
 //   Buffer pool(device, bytes, MemoryKind::kActivationsSaved, MemorySpace::kDevice);

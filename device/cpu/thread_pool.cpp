@@ -1,0 +1,143 @@
+#include "device/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/error.h"
+
+namespace hetmem {
+
+int available_processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1U, std::thread::hardware_concurrency());
+}
+
+// One job at a time: a counter hands out items, a second one counts those that are done. Workers
+// spin for a moment after a job, because the next one of a training step follows within
+// microseconds, and sleep when none comes.
+struct ThreadPool::State {
+  struct Job {
+    const std::function<void(int64_t)>* body = nullptr;
+    int64_t count = 0;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;  // written by whoever sets `failed` first
+    std::mutex error_mutex;
+  };
+
+  explicit State(int thread_count) : threads(thread_count) {
+    for (int i = 1; i < threads; ++i) workers.emplace_back([this] { work(); });
+  }
+
+  ~State() {
+    {
+      const std::lock_guard lock(mutex);
+      stopping = true;
+      generation.fetch_add(1);
+    }
+    wake.notify_all();
+    for (std::thread& worker : workers) worker.join();
+  }
+
+  static void run_items(Job& job) {
+    for (;;) {
+      const int64_t item = job.next.fetch_add(1, std::memory_order_relaxed);
+      if (item >= job.count) return;
+      if (job.failed.load(std::memory_order_relaxed)) continue;
+      try {
+        (*job.body)(item);
+      } catch (...) {
+        const std::lock_guard lock(job.error_mutex);
+        if (!job.failed.exchange(true)) job.error = std::current_exception();
+      }
+    }
+  }
+
+  // Waits for a generation other than `seen`; returns it.
+  uint64_t await_generation(uint64_t seen) {
+    constexpr int kSpins = 20000;
+    for (int spin = 0; spin < kSpins; ++spin) {
+      const uint64_t now = generation.load(std::memory_order_acquire);
+      if (now != seen) return now;
+      __builtin_ia32_pause();
+    }
+    std::unique_lock lock(mutex);
+    wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
+    return generation.load(std::memory_order_acquire);
+  }
+
+  void work() {
+    uint64_t seen = 0;
+    for (;;) {
+      seen = await_generation(seen);
+      if (stopping.load(std::memory_order_acquire)) return;
+      run_items(*job);
+      busy.fetch_sub(1, std::memory_order_acq_rel);
+    }
+  }
+
+  void run(int64_t count, const std::function<void(int64_t)>& body) {
+    const std::lock_guard callers(caller_mutex);
+    Job current;
+    current.body = &body;
+    current.count = count;
+    if (threads > 1 && count > 1) {
+      busy.store(threads - 1, std::memory_order_relaxed);
+      {
+        const std::lock_guard lock(mutex);
+        job = &current;
+        generation.fetch_add(1, std::memory_order_release);
+      }
+      wake.notify_all();
+      run_items(current);
+      // Every worker has to leave the job before it goes out of scope.
+      while (busy.load(std::memory_order_acquire) != 0) __builtin_ia32_pause();
+    } else {
+      run_items(current);
+    }
+    if (current.error) std::rethrow_exception(current.error);
+  }
+
+  const int threads;
+  std::vector<std::thread> workers;
+  std::mutex caller_mutex;  // one parallel_for at a time
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::atomic<uint64_t> generation{0};
+  std::atomic<int> busy{0};
+  std::atomic<bool> stopping{false};
+  Job* job = nullptr;
+};
+
+ThreadPool::ThreadPool(int threads) {
+  if (threads < 0 || threads > 1024) {
+    throw Error(ErrorKind::kBadInput,
+                "--threads " + std::to_string(threads) + " is not between 0 (all) and 1024");
+  }
+  state_ = std::make_unique<State>(threads == 0 ? available_processors() : threads);
+}
+ThreadPool::~ThreadPool() = default;
+
+int ThreadPool::threads() const { return state_->threads; }
+
+void ThreadPool::parallel_for(int64_t count, const std::function<void(int64_t)>& body) {
+  if (count > 0) state_->run(count, body);
+}
+
+void ThreadPool::parallel_blocks(int64_t count, int64_t block,
+                                 const std::function<void(int64_t, int64_t)>& body) {
+  HETMEM_ASSERT(block > 0);
+  parallel_for((count + block - 1) / block,
+               [&](int64_t index) { body(index * block, std::min(count, (index + 1) * block)); });
+}
+
+}  // namespace hetmem
