@@ -94,11 +94,11 @@ class Buffer {
 
  private:
   struct Unmap {
-    int64_t bytes = 0;
+    int64_t bytes;
     void operator()(void* memory) const noexcept;
   };
   Reservation reservation_;
-  std::unique_ptr<void, Unmap> memory_;
+  std::unique_ptr<void, Unmap> memory_{nullptr, Unmap{0}};
   MemorySpace space_ = MemorySpace::kHost;
 };
 

@@ -21,8 +21,8 @@ int available_processors() {
   return std::max(1U, std::thread::hardware_concurrency());
 }
 
-// One job at a time: a counter hands out items, a second one counts those that are done. Workers
-// spin for a moment after a job, because the next one of a training step follows within
+// One job at a time: a counter hands out its items to the caller and to the workers that are awake.
+// Workers spin for a moment after a job, because the next one of a training step follows within
 // microseconds, and sleep when none comes.
 struct ThreadPool::State {
   struct Job {
@@ -79,9 +79,16 @@ struct ThreadPool::State {
     uint64_t seen = 0;
     for (;;) {
       seen = await_generation(seen);
-      if (stopping.load(std::memory_order_acquire)) return;
-      run_items(*job);
-      busy.fetch_sub(1, std::memory_order_acq_rel);
+      Job* mine = nullptr;
+      {
+        const std::lock_guard lock(mutex);
+        if (stopping) return;
+        mine = job;
+        if (mine != nullptr) active.fetch_add(1, std::memory_order_relaxed);
+      }
+      if (mine == nullptr) continue;  // it was over before this worker woke up
+      run_items(*mine);
+      active.fetch_sub(1, std::memory_order_release);
     }
   }
 
@@ -91,20 +98,22 @@ struct ThreadPool::State {
     current.body = &body;
     current.count = count;
     if (threads > 1 && count > 1) {
-      busy.store(threads - 1, std::memory_order_relaxed);
-      {
-        const std::lock_guard lock(mutex);
-        job = &current;
-        generation.fetch_add(1, std::memory_order_release);
-      }
+      publish(&current);
       wake.notify_all();
       run_items(current);
-      // Every worker has to leave the job before it goes out of scope.
-      while (busy.load(std::memory_order_acquire) != 0) __builtin_ia32_pause();
+      publish(nullptr);
+      // Workers that entered have to leave the job before it goes out of scope.
+      while (active.load(std::memory_order_acquire) != 0) __builtin_ia32_pause();
     } else {
       run_items(current);
     }
     if (current.error) std::rethrow_exception(current.error);
+  }
+
+  void publish(Job* next) {
+    const std::lock_guard lock(mutex);
+    job = next;
+    if (next != nullptr) generation.fetch_add(1, std::memory_order_release);
   }
 
   const int threads;
@@ -113,9 +122,9 @@ struct ThreadPool::State {
   std::mutex mutex;
   std::condition_variable wake;
   std::atomic<uint64_t> generation{0};
-  std::atomic<int> busy{0};
-  std::atomic<bool> stopping{false};
-  Job* job = nullptr;
+  std::atomic<int> active{0};  // workers inside the job
+  bool stopping = false;       // guarded by mutex
+  Job* job = nullptr;          // guarded by mutex
 };
 
 ThreadPool::ThreadPool(int threads) {
