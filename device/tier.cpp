@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "core/byte_size.h"
@@ -84,19 +85,37 @@ BytesByKind Tier::peak_by_kind() const {
   return peak_by_kind_;
 }
 
+int64_t total(const BytesByKind& bytes) {
+  return std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
+}
+
 Buffer::Buffer(Tier& tier, int64_t bytes, MemoryKind kind, MemorySpace space)
-    : reservation_(tier.reserve(bytes, kind)), space_(space) {
-  if (bytes == 0) return;
-  void* memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
+    : Buffer(
+          tier,
+          [&] {
+            BytesByKind by_kind{};
+            by_kind[static_cast<size_t>(kind)] = bytes;
+            return by_kind;
+          }(),
+          space) {}
+
+Buffer::Buffer(Tier& tier, const BytesByKind& bytes, MemorySpace space) : space_(space) {
+  for (int kind = 0; kind < kMemoryKinds; ++kind) {
+    const int64_t part = bytes[static_cast<size_t>(kind)];
+    if (part > 0) reservations_.push_back(tier.reserve(part, static_cast<MemoryKind>(kind)));
+  }
+  const int64_t size = total(bytes);
+  if (size == 0) return;
+  void* memory = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
-    throw Error(ErrorKind::kDoesNotFit, "the operating system refused " + format_byte_size(bytes) +
+    throw Error(ErrorKind::kDoesNotFit, "the operating system refused " + format_byte_size(size) +
                                             " of " + tier.name() + " memory; lower --" +
                                             tier.name() + "-memory");
   }
   // Fewer TLB misses on the large streams of the optimizer; a hint, so failure does not matter.
-  madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-  memory_ = std::unique_ptr<void, Unmap>(memory, Unmap{bytes});
+  madvise(memory, static_cast<size_t>(size), MADV_HUGEPAGE);
+  memory_ = std::unique_ptr<void, Unmap>(memory, Unmap{size});
 }
 
 void Buffer::Unmap::operator()(void* memory) const noexcept {

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/tensor_view.h"
 
@@ -35,6 +36,7 @@ std::string_view name_of(MemoryKind kind);
 
 // Bytes by kind.
 using BytesByKind = std::array<int64_t, kMemoryKinds>;
+int64_t total(const BytesByKind& bytes);
 
 class Tier;
 
@@ -85,10 +87,12 @@ class Buffer {
  public:
   Buffer() = default;
   Buffer(Tier& tier, int64_t bytes, MemoryKind kind, MemorySpace space);
+  // One block for several kinds of use, reserved under each.
+  Buffer(Tier& tier, const BytesByKind& bytes, MemorySpace space);
   Buffer(Buffer&&) noexcept = default;
   Buffer& operator=(Buffer&&) noexcept = default;
   void* data() const { return memory_.get(); }
-  int64_t bytes() const { return reservation_.bytes(); }
+  int64_t bytes() const { return memory_.get_deleter().bytes; }
   // A view at a byte offset, 64-byte aligned where the offset is.
   TensorView view(int64_t offset, DType dtype, const Shape& shape) const;
 
@@ -97,7 +101,7 @@ class Buffer {
     int64_t bytes;
     void operator()(void* memory) const noexcept;
   };
-  Reservation reservation_;
+  std::vector<Reservation> reservations_;
   std::unique_ptr<void, Unmap> memory_{nullptr, Unmap{0}};
   MemorySpace space_ = MemorySpace::kHost;
 };

@@ -1,0 +1,97 @@
+// TrainConfig: everything that `train` and `plan` can be told, and the one table of options that the
+// command line and Python read (names, defaults, help, validation). Values; thread-safe to read.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace hetmem {
+
+enum class ScheduleKind { kLinear, kCosine, kConstant, kConstantWithWarmup, kWsd };
+enum class OptimizerKind { kAdamW, kSgd };
+enum class OnNonFinite { kStop, kSkip };
+enum class LogFormat { kAuto, kJson, kPlain };
+
+constexpr int64_t kAutoBytes = -1;
+
+struct TrainConfig {
+  std::string model;
+  bool from_scratch = false;
+  std::vector<std::string> data;
+  std::vector<std::string> eval_data;
+  std::string data_glob = "*";
+  std::string out;  // empty: runs/<time>
+  bool overwrite_output_dir = false;
+  std::string device = "auto";
+  int64_t device_memory = kAutoBytes;
+  int64_t host_memory = kAutoBytes;
+  int64_t batch_size = 4;
+  int64_t sequence_length = 0;  // 0: min(1024, the model's positions)
+  int64_t gradient_accumulation_steps = 1;
+  std::optional<int64_t> steps;
+  std::optional<double> epochs;
+  int64_t eval_steps = 0;
+  std::string freeze;
+  double learning_rate = 5e-5;
+  ScheduleKind lr_scheduler_type = ScheduleKind::kLinear;
+  double warmup_steps = 0;  // below 1: a ratio of the steps
+  double min_lr_ratio = 0;
+  std::optional<double> decay_steps;  // wsd: steps, or a ratio below 1; absent: 10 %
+  OptimizerKind optimizer = OptimizerKind::kAdamW;
+  double momentum = 0.9;
+  double weight_decay = 0;
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.999;
+  double adam_epsilon = 1e-8;
+  double max_grad_norm = 1.0;
+  std::string compute_dtype = "auto";
+  bool shuffle = true;
+  uint64_t seed = 42;
+  int64_t save_steps = 0;
+  int64_t save_total_limit = 2;
+  std::string resume_from_checkpoint;  // a path, "latest", or empty
+  OnNonFinite on_nonfinite = OnNonFinite::kStop;
+  LogFormat log_format = LogFormat::kAuto;
+  std::string trace;
+  int64_t threads = 0;  // 0: all
+};
+
+// A row of the table. `set` throws Error (kBadInput) naming the flag; `get` gives back the text that
+// `set` would take, for the resolved configuration.
+struct Option {
+  std::string name;     // "learning-rate"
+  std::string group;    // heading of the help
+  std::string value;    // what the value looks like ("SIZE", "N"); empty for a switch
+  std::string fallback; // the default, as help shows it
+  std::string help;
+  bool many = false;        // takes several values
+  bool train_only = false;  // `plan` does not know it
+  std::function<void(TrainConfig&, const std::vector<std::string>&)> set;
+  std::function<std::vector<std::string>(const TrainConfig&)> get;
+};
+const std::vector<Option>& train_options();
+
+// Options of the contract that this version does not serve: given anything but the default they are
+// refused with "not in this version".
+struct LaterOption {
+  std::string_view name;
+  std::string_view fallback;
+};
+const std::vector<LaterOption>& later_options();
+
+using OptionValues = std::map<std::string, std::vector<std::string>>;
+
+// Applies named values ("learning-rate" or "learning_rate") over the defaults and checks them
+// against each other. Throws Error (kBadInput) that names the flag.
+TrainConfig resolve_config(const OptionValues& values);
+// The keys and values of a YAML file of options.
+OptionValues read_config_file(const std::string& path);
+// The resolved configuration as YAML, keys = long flags with '_'.
+std::string to_yaml(const TrainConfig& config);
+
+}  // namespace hetmem
