@@ -68,6 +68,9 @@ constexpr int kOpKinds = static_cast<int>(OpKind::kHeadLossTrain) + 1;
 
 struct EmbeddingParams {
   bool has_positions = false;
+  // Backward: dtable already holds the gradient of a tied head and is added to, whatever
+  // OpRuntime::accumulate says of dpositions.
+  bool accumulate_table = false;
 };
 struct LinearParams {
   bool weight_in_out = false;  // w is [in, out] (GPT-2's Conv1D), else [out, in]

@@ -1,5 +1,6 @@
 // compile(): forward graph -> Program. Derives the backward pass, prunes what frozen parameters do
-// not need, fuses, decides what is written in place, and computes lifetimes. Pure and deterministic.
+// not need, fuses, decides what is written in place, and computes lifetimes. Pure and
+// deterministic.
 #pragma once
 
 #include <functional>
@@ -31,7 +32,8 @@ struct Lifetime {
 struct Program {
   std::vector<Value> values;
   std::vector<Step> steps;
-  std::vector<Lifetime> lifetimes;  // by value; weights, gradients, inputs, constants: whole Program
+  std::vector<Lifetime>
+      lifetimes;  // by value; weights, gradients, inputs, constants: whole Program
   // The value whose memory a value shares (in-place writes), or kNoValue: by value. Always points
   // at the first value of the chain.
   std::vector<ValueId> storage_of;

@@ -5,7 +5,8 @@
 //   Graph graph;
 //   ValueId x = graph.add_input("tokens", DType::kInt32, {4, 64});
 //   ValueId w = graph.add_weight("wte.weight", {50257, 768});
-//   ValueId y = graph.add_op(OpKind::kEmbedding, EmbeddingParams{}, {x, w}, "embed", /*layer=*/-1)[0];
+//   ValueId y = graph.add_op(OpKind::kEmbedding, EmbeddingParams{}, {x, w}, "embed",
+//   /*layer=*/-1)[0];
 #pragma once
 
 #include <cstdint>
@@ -38,9 +39,9 @@ struct Value {
   DType dtype = DType::kFloat32;
   Shape shape;
   ValueKind kind = ValueKind::kTemporary;
-  int layer = -1;                     // -1 outside of the stack of layers
+  int layer = -1;  // -1 outside of the stack of layers
   ValueId gradient_of = kNoValue;
-  bool trainable = false;             // weights only
+  bool trainable = false;                              // weights only
   std::shared_ptr<const std::vector<float>> constant;  // kConstant only
   int64_t bytes() const { return shape.elements() * size_of(dtype); }
 };

@@ -13,8 +13,8 @@ struct Budgets {
   int64_t host = 0;
 };
 
-// The budgets of a run: explicit ones exactly, `auto` up to 90 % of what is free, device first. Does
-// not throw where a plan does not fit.
+// The budgets of a run: explicit ones exactly, `auto` up to 90 % of what is free, device first.
+// Does not throw where a plan does not fit.
 Budgets budgets_of(const TrainConfig& config);
 // The same, checked: throws Error (kDoesNotFit) naming the smallest device budget that works.
 Budgets resolve_budgets(const TrainConfig& config, const BytesByKind& training,

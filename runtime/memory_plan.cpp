@@ -29,8 +29,8 @@ ValueId root_of(const Program& program, ValueId id) {
   return root == kNoValue ? id : root;
 }
 
-// The pool's bytes by kind: at the step with the most alive, what each kind has there; what fragments
-// leave unused counts as temporary.
+// The pool's bytes by kind: at the step with the most alive, what each kind has there; what
+// fragments leave unused counts as temporary.
 BytesByKind split_pool(const std::vector<PlannedInterval>& intervals,
                        const std::vector<MemoryKind>& kinds, const OffsetPlan& plan, int steps) {
   std::vector<int64_t> change(static_cast<size_t>(steps) + 1, 0);

@@ -18,14 +18,14 @@ struct BlockLayout {
 };
 
 struct MemoryPlan {
-  BlockLayout weights;                 // by Program::weights
-  BlockLayout gradients;               // by Program::weights; frozen ones take nothing
-  BlockLayout optimizer;               // one moment, by Program::weights
-  int moments = 0;                     // how many of those blocks: 2 for AdamW, 1 for SGD
-  BlockLayout inputs;                  // inputs, constants and the loss, by value
-  std::vector<int64_t> pool_offsets;   // by value: in the pool, -1 where it is not in it
+  BlockLayout weights;                     // by Program::weights
+  BlockLayout gradients;                   // by Program::weights; frozen ones take nothing
+  BlockLayout optimizer;                   // one moment, by Program::weights
+  int moments = 0;                         // how many of those blocks: 2 for AdamW, 1 for SGD
+  BlockLayout inputs;                      // inputs, constants and the loss, by value
+  std::vector<int64_t> pool_offsets;       // by value: in the pool, -1 where it is not in it
   std::vector<int64_t> workspace_offsets;  // by step: in the pool
-  BytesByKind pool{};                  // the pool's bytes by kind
+  BytesByKind pool{};                      // the pool's bytes by kind
   int64_t pool_lower_bound = 0;
 
   // Everything, by kind: what is reserved, and so the peak.

@@ -29,8 +29,8 @@ std::regex parse_expression(const std::string& expression) {
   try {
     return std::regex(expression, std::regex::ECMAScript);
   } catch (const std::regex_error& error) {
-    throw Error(ErrorKind::kBadInput, "--freeze \"" + expression +
-                                          "\" is not a regular expression: " + error.what());
+    throw Error(ErrorKind::kBadInput,
+                "--freeze \"" + expression + "\" is not a regular expression: " + error.what());
   }
 }
 

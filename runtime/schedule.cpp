@@ -11,9 +11,7 @@ double ratio_to_steps(double value, int64_t total) {
   return value < 1 ? std::ceil(value * static_cast<double>(total)) : value;
 }
 
-double half_cosine(double progress) {
-  return 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
-}
+double half_cosine(double progress) { return 0.5 * (1.0 + std::cos(std::numbers::pi * progress)); }
 
 // get_wsd_schedule with cosine decay and linear warm-up; the stable part is what is left.
 double wsd_factor(const TrainConfig& config, double step, double warmup, int64_t total) {

@@ -22,8 +22,8 @@ using Values = std::vector<std::string>;
 
 const std::string& single(const std::string& name, const Values& values) {
   if (values.size() != 1) {
-    throw Error(ErrorKind::kBadInput, "--" + name + " takes one value, got " +
-                                          std::to_string(values.size()));
+    throw Error(ErrorKind::kBadInput,
+                "--" + name + " takes one value, got " + std::to_string(values.size()));
   }
   return values.front();
 }
@@ -68,7 +68,7 @@ Option row(const Head& head) {
   return option;
 }
 
-Option text(const Head& head, std::string TrainConfig::* member) {
+Option text(const Head& head, std::string TrainConfig::*member) {
   Option option = row(head);
   option.set = [name = option.name, member](TrainConfig& config, const Values& values) {
     config.*member = single(name, values);
@@ -77,7 +77,7 @@ Option text(const Head& head, std::string TrainConfig::* member) {
   return option;
 }
 
-Option paths(const Head& head, std::vector<std::string> TrainConfig::* member) {
+Option paths(const Head& head, std::vector<std::string> TrainConfig::*member) {
   Option option = row(head);
   option.many = true;
   option.set = [member](TrainConfig& config, const Values& values) { config.*member = values; };
@@ -85,7 +85,7 @@ Option paths(const Head& head, std::vector<std::string> TrainConfig::* member) {
   return option;
 }
 
-Option boolean(const Head& head, bool TrainConfig::* member) {
+Option boolean(const Head& head, bool TrainConfig::*member) {
   Option option = row(head);
   option.set = [name = option.name, member](TrainConfig& config, const Values& values) {
     const std::string value = values.empty() ? "true" : single(name, values);
@@ -98,12 +98,11 @@ Option boolean(const Head& head, bool TrainConfig::* member) {
   return option;
 }
 
-Option integer(const Head& head, int64_t TrainConfig::* member, int64_t least) {
+Option integer(const Head& head, int64_t TrainConfig::*member, int64_t least) {
   Option option = row(head);
   option.set = [name = option.name, member, least](TrainConfig& config, const Values& values) {
-    config.*member =
-        parse_number<int64_t>(name, single(name, values), least, int64_t{1} << 40,
-                              "a whole number of at least " + std::to_string(least));
+    config.*member = parse_number<int64_t>(name, single(name, values), least, int64_t{1} << 40,
+                                           "a whole number of at least " + std::to_string(least));
   };
   option.get = [member](const TrainConfig& config) { return Values{number_text(config.*member)}; };
   return option;
@@ -118,7 +117,7 @@ constexpr RealRange kAnyPositive{0, 1e300, "a number of at least 0"};
 constexpr RealRange kBelowOne{0, std::nextafter(1.0, 0.0), "a number from 0 to below 1"};
 constexpr RealRange kRatio{0, 1, "a number from 0 to 1"};
 
-Option real(const Head& head, double TrainConfig::* member, RealRange range) {
+Option real(const Head& head, double TrainConfig::*member, RealRange range) {
   Option option = row(head);
   option.set = [name = option.name, member, range](TrainConfig& config, const Values& values) {
     config.*member =
@@ -128,7 +127,7 @@ Option real(const Head& head, double TrainConfig::* member, RealRange range) {
   return option;
 }
 
-Option bytes(const Head& head, int64_t TrainConfig::* member) {
+Option bytes(const Head& head, int64_t TrainConfig::*member) {
   Option option = row(head);
   option.set = [name = option.name, member](TrainConfig& config, const Values& values) {
     const std::string& value = single(name, values);
@@ -148,7 +147,7 @@ template <typename Enum>
 using Names = std::vector<std::pair<Enum, std::string>>;
 
 template <typename Enum>
-Option choice(const Head& head, Enum TrainConfig::* member, Names<Enum> names) {
+Option choice(const Head& head, Enum TrainConfig::*member, Names<Enum> names) {
   Option option = row(head);
   option.set = [name = option.name, member, names](TrainConfig& config, const Values& values) {
     const std::string& value = single(name, values);
@@ -172,8 +171,8 @@ Option choice(const Head& head, Enum TrainConfig::* member, Names<Enum> names) {
 }
 
 Option optional_steps() {
-  Option option = row({"steps", "Data and steps", "N", "", "optimizer steps (instead of --epochs)",
-                       true});
+  Option option =
+      row({"steps", "Data and steps", "N", "", "optimizer steps (instead of --epochs)", true});
   option.set = [](TrainConfig& config, const Values& values) {
     config.steps = parse_number<int64_t>("steps", single("steps", values), 1, int64_t{1} << 40,
                                          "a whole number of at least 1");
@@ -184,12 +183,11 @@ Option optional_steps() {
   return option;
 }
 
-Option optional_real(const Head& head, std::optional<double> TrainConfig::* member) {
+Option optional_real(const Head& head, std::optional<double> TrainConfig::*member) {
   Option option = row(head);
   option.set = [name = option.name, member](TrainConfig& config, const Values& values) {
-    config.*member = parse_number<double>(name, single(name, values),
-                                          std::numeric_limits<double>::min(), 1e12,
-                                          "a number above 0");
+    config.*member = parse_number<double>(
+        name, single(name, values), std::numeric_limits<double>::min(), 1e12, "a number above 0");
   };
   option.get = [member](const TrainConfig& config) {
     return config.*member ? Values{number_text(*(config.*member))} : Values{};
@@ -213,34 +211,34 @@ void append_model_and_data(std::vector<Option>& table) {
   const char* model = "Model";
   const char* data = "Data and steps";
   table.push_back(text({"model", model, "DIR", "", "Hugging Face folder (required)"}, &C::model));
-  table.push_back(boolean({"from-scratch", model, "", "off",
-                           "initialise as Hugging Face does; needs config.json only"},
-                          &C::from_scratch));
-  table.push_back(text({"freeze", model, "REGEX", "none",
-                        "parameters whose names match are not trained"},
-                       &C::freeze));
-  table.push_back(paths({"data", data, "PATH...", "", "token files .bin, text, .jsonl, folders",
-                         true},
-                        &C::data));
+  table.push_back(boolean(
+      {"from-scratch", model, "", "off", "initialise as Hugging Face does; needs config.json only"},
+      &C::from_scratch));
+  table.push_back(
+      text({"freeze", model, "REGEX", "none", "parameters whose names match are not trained"},
+           &C::freeze));
+  table.push_back(paths(
+      {"data", data, "PATH...", "", "token files .bin, text, .jsonl, folders", true}, &C::data));
   table.push_back(paths({"eval-data", data, "PATH...", "none", "the same, for evaluation", true},
                         &C::eval_data));
   table.push_back(text({"data-glob", data, "GLOB", "*", "which files of a folder are data", true},
                        &C::data_glob));
-  table.push_back(integer({"batch-size", data, "N", "4", "sequences of a micro-batch"},
-                          &C::batch_size, 1));
-  table.push_back(integer({"sequence-length", data, "N", "min(1024, model)", "tokens of a sequence"},
-                          &C::sequence_length, 1));
-  table.push_back(integer({"gradient-accumulation-steps", data, "N", "1",
-                           "micro-batches of an optimizer step"},
-                          &C::gradient_accumulation_steps, 1));
+  table.push_back(
+      integer({"batch-size", data, "N", "4", "sequences of a micro-batch"}, &C::batch_size, 1));
+  table.push_back(
+      integer({"sequence-length", data, "N", "min(1024, model)", "tokens of a sequence"},
+              &C::sequence_length, 1));
+  table.push_back(
+      integer({"gradient-accumulation-steps", data, "N", "1", "micro-batches of an optimizer step"},
+              &C::gradient_accumulation_steps, 1));
   table.push_back(optional_steps());
-  table.push_back(optional_real({"epochs", data, "X", "1", "passes over the data", true},
-                                &C::epochs));
-  table.push_back(integer({"eval-steps", data, "N", "0", "evaluate every N steps; 0: at the end",
-                           true},
-                          &C::eval_steps, 0));
-  table.push_back(boolean({"shuffle", data, "true|false", "true", "shuffle the windows", true},
-                          &C::shuffle));
+  table.push_back(
+      optional_real({"epochs", data, "X", "1", "passes over the data", true}, &C::epochs));
+  table.push_back(
+      integer({"eval-steps", data, "N", "0", "evaluate every N steps; 0: at the end", true},
+              &C::eval_steps, 0));
+  table.push_back(
+      boolean({"shuffle", data, "true|false", "true", "shuffle the windows", true}, &C::shuffle));
   table.push_back(seed_option());
 }
 
@@ -249,25 +247,24 @@ void append_optimizer(std::vector<Option>& table) {
   const char* group = "Optimizer";
   table.push_back(real({"learning-rate", group, "X", "5e-5", "peak learning rate"},
                        &C::learning_rate, kAnyPositive));
-  table.push_back(choice<ScheduleKind>(
-      {"lr-scheduler-type", group, "NAME", "linear",
-       "linear, cosine, constant, constant_with_warmup or wsd"},
-      &C::lr_scheduler_type,
-      {{ScheduleKind::kLinear, "linear"},
-       {ScheduleKind::kCosine, "cosine"},
-       {ScheduleKind::kConstant, "constant"},
-       {ScheduleKind::kConstantWithWarmup, "constant_with_warmup"},
-       {ScheduleKind::kWsd, "wsd"}}));
+  table.push_back(choice<ScheduleKind>({"lr-scheduler-type", group, "NAME", "linear",
+                                        "linear, cosine, constant, constant_with_warmup or wsd"},
+                                       &C::lr_scheduler_type,
+                                       {{ScheduleKind::kLinear, "linear"},
+                                        {ScheduleKind::kCosine, "cosine"},
+                                        {ScheduleKind::kConstant, "constant"},
+                                        {ScheduleKind::kConstantWithWarmup, "constant_with_warmup"},
+                                        {ScheduleKind::kWsd, "wsd"}}));
   table.push_back(real({"warmup-steps", group, "X", "0", "steps; below 1: a ratio of all steps"},
                        &C::warmup_steps, kAnyPositive));
-  table.push_back(real({"min-lr-ratio", group, "X", "0", "floor of cosine and wsd"},
-                       &C::min_lr_ratio, kRatio));
-  table.push_back(optional_real({"decay-steps", group, "X", "10 %",
-                                 "steps of decay of wsd; below 1: a ratio"},
-                                &C::decay_steps));
-  table.push_back(choice<OptimizerKind>(
-      {"optimizer", group, "NAME", "adamw", "adamw or sgd"}, &C::optimizer,
-      {{OptimizerKind::kAdamW, "adamw"}, {OptimizerKind::kSgd, "sgd"}}));
+  table.push_back(
+      real({"min-lr-ratio", group, "X", "0", "floor of cosine and wsd"}, &C::min_lr_ratio, kRatio));
+  table.push_back(
+      optional_real({"decay-steps", group, "X", "10 %", "steps of decay of wsd; below 1: a ratio"},
+                    &C::decay_steps));
+  table.push_back(
+      choice<OptimizerKind>({"optimizer", group, "NAME", "adamw", "adamw or sgd"}, &C::optimizer,
+                            {{OptimizerKind::kAdamW, "adamw"}, {OptimizerKind::kSgd, "sgd"}}));
   table.push_back(real({"momentum", group, "X", "0.9", "of sgd"}, &C::momentum, kAnyPositive));
   table.push_back(real({"weight-decay", group, "X", "0", "not on biases and norm weights"},
                        &C::weight_decay, kAnyPositive));
@@ -294,29 +291,27 @@ void append_machine_and_output(std::vector<Option>& table) {
   table.push_back(text({"compute-dtype", memory, "auto|fp32", "auto", "dtype of the computation"},
                        &C::compute_dtype));
   table.push_back(integer({"threads", memory, "N", "all", "threads that compute"}, &C::threads, 1));
-  table.push_back(text({"out", output, "DIR", "runs/<time>", "everything that the run writes",
-                        true},
-                       &C::out));
-  table.push_back(boolean({"overwrite-output-dir", output, "", "off",
-                           "replace a folder that is not empty", true},
-                          &C::overwrite_output_dir));
-  table.push_back(integer({"save-steps", output, "N", "0", "checkpoint every N steps; 0: none",
-                           true},
-                          &C::save_steps, 0));
-  table.push_back(integer({"save-total-limit", output, "N", "2", "checkpoints that are kept; 0: all",
-                           true},
-                          &C::save_total_limit, 0));
+  table.push_back(
+      text({"out", output, "DIR", "runs/<time>", "everything that the run writes", true}, &C::out));
+  table.push_back(boolean(
+      {"overwrite-output-dir", output, "", "off", "replace a folder that is not empty", true},
+      &C::overwrite_output_dir));
+  table.push_back(
+      integer({"save-steps", output, "N", "0", "checkpoint every N steps; 0: none", true},
+              &C::save_steps, 0));
+  table.push_back(
+      integer({"save-total-limit", output, "N", "2", "checkpoints that are kept; 0: all", true},
+              &C::save_total_limit, 0));
   table.push_back(text({"resume-from-checkpoint", output, "PATH|latest", "none",
                         "go on where a checkpoint was written", true},
                        &C::resume_from_checkpoint));
-  table.push_back(choice<LogFormat>({"log-format", output, "auto|json|plain", "auto",
-                                     "json: the objects of metrics.jsonl on stdout", true},
-                                    &C::log_format,
-                                    {{LogFormat::kAuto, "auto"},
-                                     {LogFormat::kJson, "json"},
-                                     {LogFormat::kPlain, "plain"}}));
-  table.push_back(text({"trace", output, "FILE.json", "none", "a Chrome/Perfetto trace", true},
-                       &C::trace));
+  table.push_back(choice<LogFormat>(
+      {"log-format", output, "auto|json|plain", "auto",
+       "json: the objects of metrics.jsonl on stdout", true},
+      &C::log_format,
+      {{LogFormat::kAuto, "auto"}, {LogFormat::kJson, "json"}, {LogFormat::kPlain, "plain"}}));
+  table.push_back(
+      text({"trace", output, "FILE.json", "none", "a Chrome/Perfetto trace", true}, &C::trace));
 }
 
 std::string canonical(std::string name) {
@@ -337,11 +332,10 @@ bool is_later_option(const std::string& name, const Values& values) {
     if (later.name != name) continue;
     const std::string given = values.empty() ? "true" : values.front();
     if (values.size() > 1 || given != later.fallback) {
-      throw Error(ErrorKind::kBadInput, "--" + name + " " + given + " is not in this version; leave " +
-                                            "it out" +
-                                            (later.fallback.empty()
-                                                 ? std::string()
-                                                 : " or give " + std::string(later.fallback)));
+      throw Error(
+          ErrorKind::kBadInput,
+          "--" + name + " " + given + " is not in this version; leave " + "it out" +
+              (later.fallback.empty() ? std::string() : " or give " + std::string(later.fallback)));
     }
     return true;
   }
@@ -358,12 +352,13 @@ void check_together(const TrainConfig& config) {
   const bool floor_served = config.lr_scheduler_type == ScheduleKind::kCosine ||
                             config.lr_scheduler_type == ScheduleKind::kWsd;
   if (config.min_lr_ratio > 0 && !floor_served) {
-    throw Error(ErrorKind::kBadInput,
-                "--min-lr-ratio belongs to the schedules cosine and wsd; choose one or leave it out");
+    throw Error(
+        ErrorKind::kBadInput,
+        "--min-lr-ratio belongs to the schedules cosine and wsd; choose one or leave it out");
   }
   if (config.device != "auto" && config.device != "cpu") {
-    throw Error(ErrorKind::kBadInput, "--device " + config.device +
-                                          " is not in this version; give auto or cpu");
+    throw Error(ErrorKind::kBadInput,
+                "--device " + config.device + " is not in this version; give auto or cpu");
   }
   if (config.compute_dtype != "auto" && config.compute_dtype != "fp32") {
     throw Error(ErrorKind::kBadInput, "--compute-dtype " + config.compute_dtype +
@@ -386,10 +381,11 @@ const std::vector<Option>& train_options() {
 
 const std::vector<LaterOption>& later_options() {
   static const std::vector<LaterOption> table{
-      {"disk-memory", "0"},       {"disk", ""},          {"activations", "auto"},
-      {"allow-lossy", "false"},   {"error-bound", "adaptive"},
-      {"optimizer-overlap", "on"}, {"encrypt-disk", "false"},
-      {"deepspeed", ""},          {"tensorboard", "false"}, {"machine", ""}};
+      {"disk-memory", "0"},        {"disk", ""},
+      {"activations", "auto"},     {"allow-lossy", "false"},
+      {"error-bound", "adaptive"}, {"optimizer-overlap", "on"},
+      {"encrypt-disk", "false"},   {"deepspeed", ""},
+      {"tensorboard", "false"},    {"machine", ""}};
   return table;
 }
 

@@ -1,5 +1,6 @@
-// TrainConfig: everything that `train` and `plan` can be told, and the one table of options that the
-// command line and Python read (names, defaults, help, validation). Values; thread-safe to read.
+// TrainConfig: everything that `train` and `plan` can be told, and the one table of options that
+// the command line and Python read (names, defaults, help, validation). Values; thread-safe to
+// read.
 #pragma once
 
 #include <cstdint>
@@ -61,13 +62,13 @@ struct TrainConfig {
   int64_t threads = 0;  // 0: all
 };
 
-// A row of the table. `set` throws Error (kBadInput) naming the flag; `get` gives back the text that
-// `set` would take, for the resolved configuration.
+// A row of the table. `set` throws Error (kBadInput) naming the flag; `get` gives back the text
+// that `set` would take, for the resolved configuration.
 struct Option {
-  std::string name;     // "learning-rate"
-  std::string group;    // heading of the help
-  std::string value;    // what the value looks like ("SIZE", "N"); empty for a switch
-  std::string fallback; // the default, as help shows it
+  std::string name;      // "learning-rate"
+  std::string group;     // heading of the help
+  std::string value;     // what the value looks like ("SIZE", "N"); empty for a switch
+  std::string fallback;  // the default, as help shows it
   std::string help;
   bool many = false;        // takes several values
   bool train_only = false;  // `plan` does not know it

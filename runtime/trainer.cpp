@@ -37,8 +37,8 @@ struct MicroBatch {
 MicroBatch cut(std::span<const int32_t> ids, int64_t first, int64_t count, int64_t sequence) {
   MicroBatch batch;
   for (int64_t row = first; row < first + count; ++row) {
-    const auto window = ids.subspan(static_cast<size_t>(row * (sequence + 1)),
-                                    static_cast<size_t>(sequence + 1));
+    const auto window =
+        ids.subspan(static_cast<size_t>(row * (sequence + 1)), static_cast<size_t>(sequence + 1));
     batch.tokens.insert(batch.tokens.end(), window.begin(), window.end() - 1);
     batch.labels.insert(batch.labels.end(), window.begin() + 1, window.end());
   }
@@ -50,10 +50,10 @@ MicroBatch cut(std::span<const int32_t> ids, int64_t first, int64_t count, int64
 int64_t resolved_sequence_length(const TrainConfig& config, const ModelConfig& model) {
   if (config.sequence_length == 0) return std::min<int64_t>(1024, model.positions);
   if (config.sequence_length > model.positions) {
-    throw Error(ErrorKind::kBadInput,
-                "--sequence-length " + std::to_string(config.sequence_length) +
-                    " is more than the " + std::to_string(model.positions) +
-                    " positions of the model; give at most that");
+    throw Error(ErrorKind::kBadInput, "--sequence-length " +
+                                          std::to_string(config.sequence_length) +
+                                          " is more than the " + std::to_string(model.positions) +
+                                          " positions of the model; give at most that");
   }
   return config.sequence_length;
 }
@@ -86,10 +86,10 @@ struct Trainer::State {
   Buffer gradients;
   Buffer moments;
   ParameterViews views;
-  std::vector<bool> decays;          // by weight
-  std::vector<double> square_sums;   // by weight; written by the stream
+  std::vector<bool> decays;         // by weight
+  std::vector<double> square_sums;  // by weight; written by the stream
   ThreadPool pool;
-  CpuStream compute;                 // after the pool it uses, before what it runs for
+  CpuStream compute;  // after the pool it uses, before what it runs for
   std::optional<Executor> executor;
   std::optional<Executor> eval_executor;
 };
@@ -229,10 +229,10 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   State& s = *state_;
   const auto start = std::chrono::steady_clock::now();
   if (static_cast<int64_t>(tokens.size()) != sequences_per_step() * (s.sequence + 1)) {
-    throw Error(ErrorKind::kBadInput,
-                "a step takes " + std::to_string(sequences_per_step()) + " sequences of " +
-                    std::to_string(s.sequence + 1) + " tokens, got " +
-                    std::to_string(tokens.size()) + " tokens");
+    throw Error(ErrorKind::kBadInput, "a step takes " + std::to_string(sequences_per_step()) +
+                                          " sequences of " + std::to_string(s.sequence + 1) +
+                                          " tokens, got " + std::to_string(tokens.size()) +
+                                          " tokens");
   }
   s.check_ids(tokens);
   s.eval_executor.reset();  // its pool is reserved only while it is used

@@ -1,5 +1,5 @@
-// Trainer: a model, its optimizer and their memory; one call is one optimizer step. Not thread-safe:
-// one thread at a time.
+// Trainer: a model, its optimizer and their memory; one call is one optimizer step. Not
+// thread-safe: one thread at a time.
 //
 //   Trainer trainer(config, total_steps);
 //   StepReport report = trainer.step(tokens);      // [accumulation * batch, T + 1] token ids

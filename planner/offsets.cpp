@@ -1,0 +1,122 @@
+#include "planner/offsets.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <tuple>
+
+#include "core/error.h"
+
+namespace hetmem {
+namespace {
+
+struct Placed {
+  int64_t offset;
+  int64_t end;
+  int first;
+  int last;
+};
+
+int64_t rounded(int64_t bytes) {
+  return (bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
+}
+
+int64_t most_alive(const std::vector<PlannedInterval>& intervals) {
+  std::vector<std::pair<int, int64_t>> changes;
+  for (const PlannedInterval& interval : intervals) {
+    changes.emplace_back(interval.first, rounded(interval.bytes));
+    changes.emplace_back(interval.last + 1, -rounded(interval.bytes));
+  }
+  std::sort(changes.begin(), changes.end());  // at one step, what ends is taken off first
+  int64_t alive = 0;
+  int64_t most = 0;
+  for (const auto& [step, change] : changes) {
+    alive += change;
+    most = std::max(most, alive);
+  }
+  return most;
+}
+
+// The lowest (or the tightest) gap among those already placed that overlap in time; `placed` is
+// sorted by offset.
+int64_t find_gap(const std::vector<Placed>& placed, const PlannedInterval& interval, int64_t bytes,
+                 bool best_fit) {
+  int64_t at = 0;
+  int64_t best = -1;
+  int64_t best_slack = 0;
+  for (const Placed& other : placed) {
+    if (other.last < interval.first || other.first > interval.last) continue;
+    const int64_t slack = other.offset - at - bytes;
+    if (slack >= 0) {
+      if (!best_fit) return at;
+      if (best < 0 || slack < best_slack) {
+        best = at;
+        best_slack = slack;
+      }
+    }
+    at = std::max(at, other.end);
+  }
+  return best >= 0 ? best : at;
+}
+
+OffsetPlan place(const std::vector<PlannedInterval>& intervals, const std::vector<size_t>& order,
+                 bool best_fit) {
+  OffsetPlan plan;
+  plan.offsets.assign(intervals.size(), 0);
+  std::vector<Placed> placed;
+  placed.reserve(intervals.size());
+  for (const size_t index : order) {
+    const PlannedInterval& interval = intervals[index];
+    const int64_t bytes = rounded(interval.bytes);
+    const int64_t offset = find_gap(placed, interval, bytes, best_fit);
+    plan.offsets[index] = offset;
+    plan.pool_bytes = std::max(plan.pool_bytes, offset + bytes);
+    const Placed entry{offset, offset + bytes, interval.first, interval.last};
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), entry,
+                         [](const Placed& a, const Placed& b) { return a.offset < b.offset; }),
+        entry);
+  }
+  return plan;
+}
+
+}  // namespace
+
+OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals) {
+  for (const PlannedInterval& interval : intervals) {
+    HETMEM_ASSERT(interval.bytes >= 0 && interval.first <= interval.last);
+  }
+  const int64_t bound = most_alive(intervals);
+  const auto duration = [&](size_t i) -> int64_t {
+    return int64_t{intervals[i].last} - intervals[i].first + 1;
+  };
+  // What comes first in each order; ties go by start, then by index.
+  const auto keys = std::to_array<int64_t (*)(int64_t bytes, int64_t duration, int64_t start)>(
+      {[](int64_t, int64_t length, int64_t) { return -length; },
+       [](int64_t bytes, int64_t, int64_t) { return -bytes; },
+       [](int64_t bytes, int64_t length, int64_t) { return -bytes * length; },
+       [](int64_t, int64_t, int64_t start) { return start; }});
+  OffsetPlan best;
+  best.pool_bytes = -1;
+  for (const auto key : keys) {
+    std::vector<size_t> order(intervals.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      const auto rank = [&](size_t i) {
+        return std::tuple(key(intervals[i].bytes, duration(i), intervals[i].first),
+                          -intervals[i].bytes, intervals[i].first, i);
+      };
+      return rank(a) < rank(b);
+    });
+    for (const bool best_fit : {false, true}) {
+      OffsetPlan plan = place(intervals, order, best_fit);
+      if (best.pool_bytes < 0 || plan.pool_bytes < best.pool_bytes) best = std::move(plan);
+      if (best.pool_bytes == bound) break;
+    }
+    if (best.pool_bytes == bound) break;
+  }
+  best.lower_bound = bound;
+  return best;
+}
+
+}  // namespace hetmem
