@@ -28,10 +28,10 @@ struct Initializer {
   double standard_deviation = 0;
 };
 struct WeightSpec {
-  std::string name;      // canonical, as the graph has it ("transformer.h.0.attn.c_attn.weight")
+  std::string name;  // canonical, as the graph has it ("transformer.h.0.attn.c_attn.weight")
   Shape shape;
   Initializer initializer;
-  bool decays = true;    // weight decay applies: neither a bias nor a norm weight
+  bool decays = true;  // weight decay applies: neither a bias nor a norm weight
 };
 // Every weight of the model in the order of first use.
 std::vector<WeightSpec> weight_specs(const ModelConfig& config);
