@@ -31,8 +31,9 @@ struct GemmRule {
 // The rule that serves a shape on this processor.
 GemmRule gemm_rule(const GemmShape& shape);
 
-// Called once for each finished tile, on the thread that made it, rows [row, row + rows) and columns
-// [column, column + columns) of C: for bias, residual and activations while the tile is in cache.
+// Called once for each finished tile, on the thread that made it, rows [row, row + rows) and
+// columns [column, column + columns) of C: for bias, residual and activations while the tile is in
+// cache.
 using GemmEpilogue =
     std::function<void(int64_t row, int64_t rows, int64_t column, int64_t columns)>;
 

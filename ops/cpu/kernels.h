@@ -21,8 +21,6 @@ int64_t linear_backward_weight_workspace(const LinearParams& params,
 // attention.cpp
 void attention(ThreadPool& pool, const OpCall& call);
 void attention_backward(ThreadPool& pool, const OpCall& call);
-int64_t attention_workspace(const AttentionParams& params, const std::vector<Shape>& inputs,
-                            bool backward);
 // head_loss.cpp
 void head_loss(ThreadPool& pool, const OpCall& call);  // kHeadLoss and kHeadLossTrain
 int64_t head_loss_workspace(OpKind kind, const std::vector<Shape>& inputs);
@@ -43,7 +41,6 @@ void dropout(ThreadPool& pool, const OpCall& call);
 // embedding.cpp
 void embedding(ThreadPool& pool, const OpCall& call);
 void embedding_backward(ThreadPool& pool, const OpCall& call);
-int64_t embedding_backward_workspace(const std::vector<Shape>& inputs);
 // optimizer.cpp
 void adamw_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weight,
                 const TensorView& gradient, const TensorView& m, const TensorView& v);

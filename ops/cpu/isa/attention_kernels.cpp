@@ -1,0 +1,232 @@
+// Causal attention of one head in tiles, with the online softmax of Milakov & Gimelshein (2018) and
+// the backward pass of FlashAttention (Dao et al. 2022): probabilities are recomputed from the
+// saved log-sum-exp, nothing T x T is kept.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/op.h"
+#include "core/philox.h"
+#include "ops/cpu/isa/row_kernels.h"
+#include "ops/cpu/isa/vector_math.h"
+
+namespace hetmem::ops::cpu::HETMEM_ISA {
+namespace {
+
+constexpr int64_t kTile = 64;  // queries and keys of a tile
+constexpr int64_t kMaxHeadDim = 256;
+
+// C[rows, 64] (+)= A[rows, depth] B[depth, 64], four rows at a time in registers.
+template <int kRows, int kWidth>
+void product_block(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb,
+                   float* c, int64_t ldc, bool accumulate) {
+  float sum[kRows][kWidth];
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kWidth; ++j) sum[r][j] = accumulate ? c[r * ldc + j] : 0.0F;
+  }
+  for (int64_t d = 0; d < depth; ++d) {
+    for (int r = 0; r < kRows; ++r) {
+      const float factor = a[r * lda + d];
+      for (int j = 0; j < kWidth; ++j) {
+        sum[r][j] = __builtin_fmaf(factor, b[d * ldb + j], sum[r][j]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kWidth; ++j) c[r * ldc + j] = sum[r][j];
+  }
+}
+
+#ifdef __AVX512F__
+constexpr int kWide = 64;
+#else
+constexpr int kWide = 16;
+#endif
+
+template <int kRows>
+void product_rows(int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b,
+                  int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+  int64_t j = 0;
+  for (; j + kWide <= columns; j += kWide) {
+    product_block<kRows, kWide>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
+  }
+  for (; j + 8 <= columns; j += 8) {
+    product_block<kRows, 8>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
+  }
+  for (; j < columns; ++j) {
+    product_block<kRows, 1>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
+  }
+}
+
+// C[rows, columns] (+)= A[rows, depth] B[depth, columns].
+void product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda,
+             const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    product_rows<4>(columns, depth, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
+  }
+  for (; r < rows; ++r) {
+    product_rows<1>(columns, depth, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
+  }
+}
+
+// to[column][row] = from[row][column]; `to` has kTile columns.
+void transpose(int64_t rows, int64_t columns, const float* from, int64_t stride, float* to) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) to[c * kTile + r] = from[r * stride + c];
+  }
+}
+
+// 0 where the probability of (query, key) is dropped, else 1 / (1 - p).
+float dropout_factor(const AttentionTile& tile, int64_t query, int64_t key) {
+  const auto index = static_cast<uint64_t>(tile.draw_base + query * tile.time + key);
+  const auto words = philox(tile.random_key, tile.dropout_site, index / 4);
+  return uniform_from_bits(words[index % 4]) >= tile.dropout ? 1.0F / (1.0F - tile.dropout) : 0.0F;
+}
+
+struct ForwardTile {
+  float keys[kMaxHeadDim * kTile];  // transposed
+  float scores[kTile * kTile];
+  float sum[kTile];
+  float most[kTile];
+};
+
+// Scores of queries [q0, q0+rows) against keys [k0, k0+count): scaled; -inf above the diagonal.
+void mask_and_scale(const AttentionTile& tile, int64_t q0, int64_t rows, int64_t k0, int64_t count,
+                    float* scores) {
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = scores + i * kTile;
+    for (int64_t j = 0; j < count; ++j) row[j] *= tile.scale;
+    for (int64_t j = std::max<int64_t>(0, q0 + i - k0 + 1); j < count; ++j) {
+      row[j] = -std::numeric_limits<float>::infinity();
+    }
+  }
+}
+
+// Takes one row of scores into the running softmax: scores become weights, `o` is rescaled.
+void online_softmax(ForwardTile& work, int64_t i, int64_t count, float* o, int64_t head_dim) {
+  float* row = work.scores + i * kTile;
+  float most = work.most[i];
+  for (int64_t j = 0; j < count; ++j) most = row[j] > most ? row[j] : most;
+  const float shrink = vector_exp(work.most[i] - most);
+  work.sum[i] = work.sum[i] * shrink + sum_over<float>(count, [=](int64_t j) {
+                  const float e = vector_exp(row[j] - most);
+                  row[j] = e;
+                  return e;
+                });
+  work.most[i] = most;
+  for (int64_t d = 0; d < head_dim; ++d) o[d] *= shrink;
+}
+
+}  // namespace
+
+void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,
+                       int64_t q_stride, const float* k, const float* v, int64_t kv_stride,
+                       float* o, int64_t o_stride, float* lse) {
+  alignas(64) ForwardTile work;
+  const int64_t d = tile.head_dim;
+  for (int64_t q0 = begin; q0 < end; q0 += kTile) {
+    const int64_t rows = std::min(kTile, end - q0);
+    for (int64_t i = 0; i < rows; ++i) {
+      work.sum[i] = 0.0F;
+      work.most[i] = -std::numeric_limits<float>::infinity();
+      std::memset(o + (q0 + i) * o_stride, 0, static_cast<size_t>(d) * sizeof(float));
+    }
+    for (int64_t k0 = 0; k0 < q0 + rows; k0 += kTile) {
+      const int64_t count = std::min(kTile, q0 + rows - k0);
+      transpose(count, d, k + k0 * kv_stride, kv_stride, work.keys);
+      product(rows, count, d, q + q0 * q_stride, q_stride, work.keys, kTile, work.scores, kTile,
+              false);
+      mask_and_scale(tile, q0, rows, k0, count, work.scores);
+      for (int64_t i = 0; i < rows; ++i) {
+        online_softmax(work, i, count, o + (q0 + i) * o_stride, d);
+        if (tile.dropout > 0) {
+          for (int64_t j = 0; j < count; ++j) {
+            work.scores[i * kTile + j] *= dropout_factor(tile, q0 + i, k0 + j);
+          }
+        }
+      }
+      product(rows, d, count, work.scores, kTile, v + k0 * kv_stride, kv_stride, o + q0 * o_stride,
+              o_stride, true);
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      const float inverse = 1.0F / work.sum[i];
+      float* row = o + (q0 + i) * o_stride;
+      for (int64_t j = 0; j < d; ++j) row[j] *= inverse;
+      lse[q0 + i] = work.most[i] + std::log(work.sum[i]);
+    }
+  }
+}
+
+namespace {
+
+struct BackwardTile {
+  float keys[kMaxHeadDim * kTile];    // transposed
+  float values[kMaxHeadDim * kTile];  // transposed
+  float weights[kTile * kTile];       // probabilities
+  float slopes[kTile * kTile];        // gradients of the probabilities, then of the scores
+  float turned[kTile * kTile];        // either of them, transposed
+};
+
+// slopes = weights * (slopes - delta) * scale, with dropout in between; weights then hold what the
+// values were multiplied with.
+void score_gradients(const AttentionTile& tile, BackwardTile& work, int64_t q0, int64_t rows,
+                     int64_t k0, int64_t count, const float* lse, const float* delta) {
+  for (int64_t i = 0; i < rows; ++i) {
+    float* weight = work.weights + i * kTile;
+    float* slope = work.slopes + i * kTile;
+    const float shift = lse[q0 + i];
+    for (int64_t j = 0; j < count; ++j) weight[j] = vector_exp(weight[j] - shift);
+    const float center = delta[i];
+    if (tile.dropout > 0) {
+      for (int64_t j = 0; j < count; ++j) {
+        const float factor = dropout_factor(tile, q0 + i, k0 + j);
+        slope[j] = weight[j] * (slope[j] * factor - center) * tile.scale;
+        weight[j] *= factor;
+      }
+    } else {
+      for (int64_t j = 0; j < count; ++j) slope[j] = weight[j] * (slope[j] - center) * tile.scale;
+    }
+  }
+}
+
+}  // namespace
+
+void attention_backward(const AttentionTile& tile, const float* q, int64_t q_stride, const float* k,
+                        const float* v, int64_t kv_stride, const float* o, const float* dout,
+                        int64_t o_stride, const float* lse, float* dq, int64_t dq_stride, float* dk,
+                        float* dv, int64_t dkv_stride) {
+  alignas(64) BackwardTile work;
+  const int64_t d = tile.head_dim;
+  for (int64_t k0 = 0; k0 < tile.time; k0 += kTile) {
+    const int64_t count = std::min(kTile, tile.time - k0);
+    transpose(count, d, k + k0 * kv_stride, kv_stride, work.keys);
+    transpose(count, d, v + k0 * kv_stride, kv_stride, work.values);
+    for (int64_t q0 = k0; q0 < tile.time; q0 += kTile) {
+      const int64_t rows = std::min(kTile, tile.time - q0);
+      float delta[kTile];
+      for (int64_t i = 0; i < rows; ++i) {
+        const float* left = o + (q0 + i) * o_stride;
+        const float* right = dout + (q0 + i) * o_stride;
+        delta[i] = sum_over<float>(d, [=](int64_t j) { return left[j] * right[j]; });
+      }
+      product(rows, count, d, q + q0 * q_stride, q_stride, work.keys, kTile, work.weights, kTile,
+              false);
+      mask_and_scale(tile, q0, rows, k0, count, work.weights);
+      product(rows, count, d, dout + q0 * o_stride, o_stride, work.values, kTile, work.slopes,
+              kTile, false);
+      score_gradients(tile, work, q0, rows, k0, count, lse, delta);
+      transpose(rows, count, work.weights, kTile, work.turned);
+      product(count, d, rows, work.turned, kTile, dout + q0 * o_stride, o_stride,
+              dv + k0 * dkv_stride, dkv_stride, true);
+      transpose(rows, count, work.slopes, kTile, work.turned);
+      product(count, d, rows, work.turned, kTile, q + q0 * q_stride, q_stride, dk + k0 * dkv_stride,
+              dkv_stride, true);
+      product(rows, d, count, work.slopes, kTile, k + k0 * kv_stride, kv_stride,
+              dq + q0 * dq_stride, dq_stride, true);
+    }
+  }
+}
+
+}  // namespace hetmem::ops::cpu::HETMEM_ISA

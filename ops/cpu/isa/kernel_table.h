@@ -1,0 +1,76 @@
+// The inner loops of the CPU kernels as function pointers, one table an instruction set. Rows and
+// ranges are contiguous fp32 unless a stride is given. Sums run over 16 fixed lanes, so a table's
+// results depend on its instruction set through fused multiply-adds of matrix products alone.
+#pragma once
+
+#include <cstdint>
+
+namespace hetmem::ops::cpu {
+
+struct NormRow {
+  float mean;
+  float rstd;
+};
+
+struct AdamWScalars {
+  float beta1;
+  float beta2;
+  float one_minus_beta1;
+  float one_minus_beta2;
+  float step_size;  // learning rate / bias correction 1
+  float decay;      // 1 - learning rate * weight decay
+  float bias_correction2_sqrt;
+  float epsilon;
+  float gradient_scale;
+};
+
+struct AttentionTile {
+  int64_t time;      // T
+  int64_t head_dim;  // D
+  float scale;
+  float dropout;
+  uint64_t random_key;
+  uint32_t dropout_site;
+  int64_t draw_base;  // (b * H + h) * T * T: index of the first draw of this head
+};
+
+struct KernelTable {
+  // norms
+  NormRow (*layer_norm_row)(const float* x, const float* w, const float* b, float eps, float* y,
+                            int64_t n);
+  float (*rms_norm_row)(const float* x, const float* w, float eps, float* y, int64_t n);
+  // dx (+ addend); dw and db gain this row's part
+  void (*layer_norm_backward_row)(const float* dy, const float* x, const float* w, NormRow stats,
+                                  const float* addend, float* dx, float* dw, float* db, int64_t n);
+  void (*rms_norm_backward_row)(const float* dy, const float* x, const float* w, float rstd,
+                                const float* addend, float* dx, float* dw, int64_t n);
+  // element-wise
+  void (*rope_row)(const float* x, const float* table, bool inverse, float* y, int64_t heads,
+                   int64_t head_dim);
+  void (*gelu)(const float* x, float* y, int64_t n, bool tanh_form);
+  void (*gelu_backward)(const float* dy, const float* x, float* dx, int64_t n, bool tanh_form);
+  void (*swiglu)(const float* gate, const float* up, float* y, int64_t n);
+  void (*swiglu_backward)(const float* dy, const float* gate, const float* up, float* dgate,
+                          float* dup, int64_t n);
+  void (*add)(const float* a, const float* b, float* y, int64_t n);
+  void (*add_bias)(const float* bias, float* y, int64_t n);
+  // head: turns logits into (softmax - onehot) * scale in place; returns the loss
+  double (*cross_entropy_row)(float* logits, int64_t n, int64_t label, float scale, bool gradient);
+  // optimizer
+  void (*adamw)(const AdamWScalars& s, float* w, const float* g, float* m, float* v, int64_t n);
+  double (*sum_of_squares)(const float* x, int64_t n);
+  // attention, one head: rows [begin, end) of queries; strides in elements between time steps
+  void (*attention_forward)(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,
+                            int64_t q_stride, const float* k, const float* v, int64_t kv_stride,
+                            float* o, int64_t o_stride, float* lse);
+  // adds to dq, dk and dv, which the caller has cleared
+  void (*attention_backward)(const AttentionTile& tile, const float* q, int64_t q_stride,
+                             const float* k, const float* v, int64_t kv_stride, const float* o,
+                             const float* dout, int64_t o_stride, const float* lse, float* dq,
+                             int64_t dq_stride, float* dk, float* dv, int64_t dkv_stride);
+};
+
+// Of this processor.
+const KernelTable& kernel_table();
+
+}  // namespace hetmem::ops::cpu

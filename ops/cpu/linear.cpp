@@ -1,0 +1,108 @@
+#include <algorithm>
+
+#include "ops/cpu/gemm.h"
+#include "ops/cpu/isa/kernel_table.h"
+#include "ops/cpu/kernels.h"
+
+namespace hetmem::ops::cpu {
+namespace {
+
+constexpr int64_t kBiasRows = 64;  // rows summed in one block of the bias gradient
+
+const LinearParams& params_of(const OpCall& call) { return std::get<LinearParams>(call.params); }
+
+// dbias = the column sums of dy: by blocks of rows into the workspace, then the blocks in order.
+void bias_gradient(ThreadPool& pool, const TensorView& dy, const TensorView& dbias,
+                   const TensorView& workspace, bool accumulate) {
+  const int64_t rows = dy.shape.rows();
+  const int64_t n = dy.shape[-1];
+  const int64_t blocks = (rows + kBiasRows - 1) / kBiasRows;
+  const float* source = dy.as<float>();
+  auto* partial = static_cast<float*>(workspace.data);
+  const KernelTable& kernels = kernel_table();
+  pool.parallel_for(blocks, [&](int64_t block) {
+    float* sum = partial + block * n;
+    std::fill(sum, sum + n, 0.0F);
+    for (int64_t row = block * kBiasRows; row < std::min(rows, (block + 1) * kBiasRows); ++row) {
+      kernels.add_bias(source + row * dy.row_stride, sum, n);
+    }
+  });
+  auto* total = dbias.as<float>();
+  if (!accumulate) std::fill(total, total + n, 0.0F);
+  for (int64_t block = 0; block < blocks; ++block) kernels.add_bias(partial + block * n, total, n);
+}
+
+}  // namespace
+
+int64_t linear_backward_weight_workspace(const LinearParams& params,
+                                         const std::vector<Shape>& inputs) {
+  if (!params.has_bias) return 0;
+  return (inputs[1].rows() + kBiasRows - 1) / kBiasRows * inputs[1][-1] *
+         static_cast<int64_t>(sizeof(float));
+}
+
+void linear(ThreadPool& pool, const OpCall& call) {
+  const LinearParams& params = params_of(call);
+  const TensorView& x = call.inputs[0];
+  const TensorView& w = call.inputs[1];
+  const TensorView& y = call.outputs[0];
+  const float* bias = params.has_bias ? call.inputs[2].as<float>() : nullptr;
+  const TensorView residual = params.has_addend ? call.inputs.back() : TensorView{};
+  auto* out = y.as<float>();
+  const KernelTable& kernels = kernel_table();
+  const GemmShape shape{x.shape.rows(), y.shape[-1], x.shape[-1], false, !params.weight_in_out};
+  GemmEpilogue epilogue;
+  if (params.has_bias || params.has_addend) {
+    epilogue = [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+      for (int64_t r = row; r < row + rows; ++r) {
+        float* at = out + r * y.row_stride + column;
+        if (bias != nullptr) kernels.add_bias(bias + column, at, columns);
+        if (residual) {
+          kernels.add_bias(residual.as<float>() + r * residual.row_stride + column, at, columns);
+        }
+      }
+    };
+  }
+  gemm(pool, shape, x.as<float>(), x.row_stride, w.as<float>(), w.row_stride, 0.0F, out,
+       y.row_stride, epilogue);
+}
+
+void linear_backward_input(ThreadPool& pool, const OpCall& call) {
+  const LinearParams& params = params_of(call);
+  const TensorView& dy = call.inputs[0];
+  const TensorView& w = call.inputs[1];
+  const TensorView addend = params.has_addend ? call.inputs[2] : TensorView{};
+  const TensorView& dx = call.outputs[0];
+  auto* out = dx.as<float>();
+  const KernelTable& kernels = kernel_table();
+  const GemmShape shape{dy.shape.rows(), dx.shape[-1], dy.shape[-1], false, params.weight_in_out};
+  GemmEpilogue epilogue;
+  if (addend) {
+    epilogue = [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+      for (int64_t r = row; r < row + rows; ++r) {
+        kernels.add_bias(addend.as<float>() + r * addend.row_stride + column,
+                         out + r * dx.row_stride + column, columns);
+      }
+    };
+  }
+  gemm(pool, shape, dy.as<float>(), dy.row_stride, w.as<float>(), w.row_stride, 0.0F, out,
+       dx.row_stride, epilogue);
+}
+
+void linear_backward_weight(ThreadPool& pool, const OpCall& call) {
+  const LinearParams& params = params_of(call);
+  const TensorView& x = call.inputs[0];
+  const TensorView& dy = call.inputs[1];
+  const TensorView& dw = call.outputs[0];
+  const float beta = call.runtime.accumulate ? 1.0F : 0.0F;
+  const TensorView& left = params.weight_in_out ? x : dy;  // dw = left^T right
+  const TensorView& right = params.weight_in_out ? dy : x;
+  const GemmShape shape{left.shape[-1], right.shape[-1], x.shape.rows(), true, false};
+  gemm(pool, shape, left.as<float>(), left.row_stride, right.as<float>(), right.row_stride, beta,
+       dw.as<float>(), dw.row_stride);
+  if (params.has_bias) {
+    bias_gradient(pool, dy, call.outputs[1], call.workspace, call.runtime.accumulate);
+  }
+}
+
+}  // namespace hetmem::ops::cpu
