@@ -1,0 +1,57 @@
+// Files: positional reads and writes that finish or throw, and whole small files. A File may be
+// read from several threads at once; writing is for one.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace hetmem {
+
+class File {
+ public:
+  // Opens a regular file for reading. Throws Error (kBadInput) where it is missing or is none.
+  static File open_for_reading(const std::string& path);
+  // Creates or empties a file. Throws Error (kStorage).
+  static File create(const std::string& path);
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  ~File();
+
+  const std::string& path() const { return path_; }
+  int64_t size() const;
+  // All `bytes` at `offset`, or Error (kStorage): a short read is one.
+  void read(int64_t offset, void* destination, int64_t bytes) const;
+  void write(int64_t offset, const void* source, int64_t bytes);
+  void sync();
+
+ private:
+  File(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+  std::string path_;
+  int descriptor_ = -1;
+};
+
+// Throws Error (kBadInput) where the file is missing or not a regular one.
+std::string read_text_file(const std::string& path);
+// Writes, syncs and renames into place. Throws Error (kStorage).
+void write_text_file(const std::string& path, std::string_view text);
+
+// A directory that appears complete or not at all: files go into a temporary beside the final name;
+// commit() syncs them and renames. Without commit() the temporary is removed.
+class AtomicDirectory {
+ public:
+  // Throws Error (kStorage) where the temporary cannot be made.
+  explicit AtomicDirectory(std::string final_path);
+  ~AtomicDirectory();
+  AtomicDirectory(const AtomicDirectory&) = delete;
+  AtomicDirectory& operator=(const AtomicDirectory&) = delete;
+  const std::string& path() const { return temporary_; }
+  // Replaces what is at the final path.
+  void commit();
+
+ private:
+  std::string final_;
+  std::string temporary_;
+};
+
+}  // namespace hetmem

@@ -1,0 +1,110 @@
+#include "io/token_dataset.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/philox.h"
+
+namespace hetmem {
+namespace {
+
+constexpr int64_t kHeaderInts = 256;
+constexpr int64_t kHeaderBytes = kHeaderInts * 4;
+constexpr int32_t kMagic16 = 20240520;  // llm.c: version 1, uint16 tokens
+constexpr int32_t kMagic32 = 20240801;  // llm.c: version 7, uint32 tokens
+
+[[noreturn]] void refuse(const std::string& path, const std::string& what) {
+  throw Error(ErrorKind::kBadInput, path + " " + what);
+}
+
+}  // namespace
+
+TokenDataset::TokenDataset(const std::vector<std::string>& paths, int64_t sequence,
+                           int64_t vocabulary)
+    : sequence_(sequence), vocabulary_(vocabulary) {
+  for (const std::string& path : paths) add(path);
+  if (total_ < sequence + 1) {
+    throw Error(ErrorKind::kBadInput, "the data holds " + std::to_string(total_) + " tokens (" +
+                                          (paths.empty() ? std::string("no file") : paths.front()) +
+                                          "), a window needs " + std::to_string(sequence + 1) +
+                                          "; give more data or a shorter --sequence-length");
+  }
+}
+
+void TokenDataset::add(const std::string& path) {
+  File file = File::open_for_reading(path);
+  const int64_t size = file.size();
+  std::array<int32_t, kHeaderInts> header{};
+  if (size < kHeaderBytes) refuse(path, "is too short to be a token file");
+  file.read(0, header.data(), kHeaderBytes);
+  int width = 0;
+  if (header[0] == kMagic16 && header[1] == 1) width = 2;
+  if (header[0] == kMagic32 && header[1] == 7) width = 4;
+  if (width == 0) refuse(path, "is not a token file that hetmem reads (llm.c layout)");
+  const auto count = static_cast<int64_t>(static_cast<uint32_t>(header[2]));
+  if (size != kHeaderBytes + count * width) {
+    refuse(path, "says that it holds " + std::to_string(count) + " tokens, its size is that of " +
+                     std::to_string((size - kHeaderBytes) / width) +
+                     "; it is truncated or damaged");
+  }
+  parts_.push_back({std::move(file), total_, count, kHeaderBytes, width});
+  total_ += count;
+}
+
+void TokenDataset::read_part(const Part& part, int64_t first, std::span<int32_t> tokens) const {
+  const auto count = static_cast<int64_t>(tokens.size());
+  if (part.width == 4) {
+    part.file.read(part.offset + first * 4, tokens.data(), count * 4);
+  } else {
+    std::vector<uint16_t> narrow(tokens.size());
+    part.file.read(part.offset + first * 2, narrow.data(), count * 2);
+    std::copy(narrow.begin(), narrow.end(), tokens.begin());
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t id = tokens[static_cast<size_t>(i)];
+    if (id >= 0 && id < vocabulary_) continue;
+    refuse(part.file.path(), "holds token id " + std::to_string(static_cast<uint32_t>(id)) +
+                                 " at position " + std::to_string(first + i) +
+                                 ", the model's vocabulary has " + std::to_string(vocabulary_) +
+                                 "; was it made with another tokenizer?");
+  }
+}
+
+void TokenDataset::read_window(int64_t index, std::span<int32_t> window) const {
+  HETMEM_ASSERT(index >= 0 && index < windows() &&
+                static_cast<int64_t>(window.size()) == sequence_ + 1);
+  int64_t at = index * sequence_;
+  size_t filled = 0;
+  for (const Part& part : parts_) {
+    if (filled == window.size()) break;
+    if (at >= part.first + part.count) continue;
+    const int64_t first = at - part.first;
+    const auto now = static_cast<size_t>(
+        std::min<int64_t>(part.count - first, static_cast<int64_t>(window.size() - filled)));
+    read_part(part, first, window.subspan(filled, now));
+    filled += now;
+    at += static_cast<int64_t>(now);
+  }
+}
+
+WindowSampler::WindowSampler(int64_t windows, int64_t per_step, bool shuffle, uint64_t seed)
+    : windows_(windows), per_step_(per_step), shuffle_(shuffle), seed_(seed) {
+  if (windows < per_step) {
+    throw Error(ErrorKind::kBadInput, "the data has " + std::to_string(windows) +
+                                          " windows, a step takes " + std::to_string(per_step) +
+                                          "; give more data or smaller batches");
+  }
+}
+
+int64_t WindowSampler::window(int64_t step, int64_t index_in_step) const {
+  const int64_t epoch = step / steps_per_epoch();
+  const int64_t position = step % steps_per_epoch() * per_step_ + index_in_step;
+  if (!shuffle_) return position;
+  return static_cast<int64_t>(permute(seed_, static_cast<uint64_t>(epoch),
+                                      static_cast<uint64_t>(windows_),
+                                      static_cast<uint64_t>(position)));
+}
+
+}  // namespace hetmem

@@ -1,0 +1,59 @@
+// Token files and the windows of a token stream. Files are read by position, never mapped; their
+// layouts are those of llm.c (and its 32-bit form). Reading is thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/file.h"
+
+namespace hetmem {
+
+class TokenDataset {
+ public:
+  // The files follow each other as one stream. Throws Error (kBadInput) that names the file: not a
+  // token file, truncated, or (all together) shorter than one window of `sequence` + 1 tokens.
+  TokenDataset(const std::vector<std::string>& paths, int64_t sequence, int64_t vocabulary);
+
+  int64_t tokens() const { return total_; }
+  // Window w holds tokens [w * T, w * T + T]: T inputs, the last T are labels.
+  int64_t windows() const { return (total_ - 1) / sequence_; }
+  // `window`: T + 1 ids. Throws Error (kBadInput) for an id outside the vocabulary, naming the file
+  // and the position.
+  void read_window(int64_t index, std::span<int32_t> window) const;
+
+ private:
+  struct Part {
+    File file;
+    int64_t first;  // position of its first token in the stream
+    int64_t count;
+    int64_t offset;  // of its first token in the file
+    int width;       // bytes of a token
+  };
+  void add(const std::string& path);
+  void read_part(const Part& part, int64_t first, std::span<int32_t> tokens) const;
+
+  std::vector<Part> parts_;
+  int64_t sequence_;
+  int64_t vocabulary_;
+  int64_t total_ = 0;
+};
+
+// The order of the windows: position p of the run (counted over all epochs) -> window.
+class WindowSampler {
+ public:
+  WindowSampler(int64_t windows, int64_t per_step, bool shuffle, uint64_t seed);
+  // Steps that an epoch has: an incomplete last batch is dropped.
+  int64_t steps_per_epoch() const { return windows_ / per_step_; }
+  int64_t window(int64_t step, int64_t index_in_step) const;
+
+ private:
+  int64_t windows_;
+  int64_t per_step_;
+  bool shuffle_;
+  uint64_t seed_;
+};
+
+}  // namespace hetmem
