@@ -1,0 +1,135 @@
+// The hetmem binary: reads the command line, runs one sub-command, prints errors in one line.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "apps/commands.h"
+#include "core/error.h"
+
+namespace hetmem::apps {
+namespace {
+
+// Long flags may be written with '_' for '-'.
+std::vector<std::string> normalised(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {
+    std::string argument = argv[i];
+    if (argument.rfind("--", 0) == 0) {
+      const auto end =
+          argument.begin() + static_cast<int64_t>(std::min(argument.find('='), argument.size()));
+      std::replace(argument.begin(), end, '_', '-');
+    }
+    arguments.push_back(argument);
+  }
+  return arguments;
+}
+
+struct OptionRow {
+  CLI::Option* option;
+  std::string name;
+  std::shared_ptr<std::vector<std::string>> values;
+};
+
+// The table of options as flags of a sub-command.
+class TableOptions {
+ public:
+  TableOptions(CLI::App& command, bool train_only_too) {
+    for (const Option& row : train_options()) {
+      if (row.train_only && !train_only_too) continue;
+      add(command, row);
+    }
+    for (const LaterOption& later : later_options()) {
+      auto values = std::make_shared<std::vector<std::string>>();
+      CLI::Option* option =
+          command.add_option("--" + std::string(later.name), *values)->expected(0, -1)->group("");
+      rows_.push_back({option, std::string(later.name), values});
+    }
+    command.add_option("--config", config_file_, "YAML file of these options; flags win")
+        ->type_name("FILE");
+  }
+
+  TrainConfig resolve() const {
+    OptionValues values;
+    if (!config_file_.empty()) values = read_config_file(config_file_);
+    for (const OptionRow& row : rows_) {
+      if (row.option->count() > 0) values[row.name] = *row.values;
+    }
+    return resolve_config(values);
+  }
+
+ private:
+  void add(CLI::App& command, const Option& row) {
+    auto values = std::make_shared<std::vector<std::string>>();
+    std::string help = row.help;
+    if (!row.fallback.empty()) help += (help.empty() ? "[" : " [") + row.fallback + "]";
+    CLI::Option* option = command.add_option("--" + row.name, *values, help)->group(row.group);
+    option->type_name(row.value);
+    if (row.value.empty()) {
+      option->expected(0, 1);
+    } else if (row.many) {
+      option->expected(1, -1);
+    } else {
+      option->expected(1);
+    }
+    rows_.push_back({option, row.name, values});
+  }
+
+  std::vector<OptionRow> rows_;
+  std::string config_file_;
+};
+
+int run(int argc, char** argv) {
+  CLI::App app{"hetmem trains models that are larger than one memory."};
+  app.set_version_flag("--version", version_text());
+  app.require_subcommand(1);
+
+  CLI::App* train_command = app.add_subcommand("train", "fine-tune or pre-train a model");
+  const TableOptions train_options_(*train_command, true);
+  CLI::App* plan_command =
+      app.add_subcommand("plan", "say whether a run fits and how long a step takes");
+  const TableOptions plan_options(*plan_command, false);
+  PlanOutput plan_output;
+  plan_command->add_flag("--json", plan_output.json, "one JSON object");
+  plan_command->add_flag("--dump-program", plan_output.dump_program, "print the ops of a step");
+  CLI::App* doctor_command = app.add_subcommand("doctor", "what this machine has");
+  bool doctor_json = false;
+  bool doctor_measure = false;
+  doctor_command->add_flag("--json", doctor_json, "one JSON object");
+  doctor_command->add_flag("--measure", doctor_measure, "measure rates and keep them for plan");
+
+  try {
+    app.parse(normalised(argc, argv));
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    throw Error(ErrorKind::kBadInput, std::string(error.what()) + "; --help lists the options");
+  }
+  if (train_command->parsed()) return train(train_options_.resolve());
+  if (plan_command->parsed()) return plan(plan_options.resolve(), plan_output);
+  return doctor(doctor_json, doctor_measure);
+}
+
+}  // namespace
+}  // namespace hetmem::apps
+
+int main(int argc, char** argv) {
+  std::string message;
+  int code = 1;
+  try {
+    return hetmem::apps::run(argc, argv);
+  } catch (const hetmem::Error& error) {
+    message = error.what();
+    code = hetmem::exit_code(error.kind());
+  } catch (const std::bad_alloc&) {
+    message = "out of memory; lower the budgets";
+    code = hetmem::exit_code(hetmem::ErrorKind::kDoesNotFit);
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  std::fprintf(stderr, "hetmem: error: %s\n", message.c_str());
+  return code;
+}

@@ -1,0 +1,108 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+
+#include "apps/commands.h"
+#include "core/byte_size.h"
+#include "device/tier.h"
+#include "runtime/training_run.h"
+
+namespace hetmem::apps {
+namespace {
+
+std::atomic<bool> stop_requested{false};
+volatile std::sig_atomic_t signal_seen = 0;
+
+// The first signal lets the step under way finish; the second ends the process at once.
+extern "C" void on_signal(int number) {
+  if (signal_seen != 0) _exit(128 + number);
+  signal_seen = number;
+  stop_requested.store(true, std::memory_order_relaxed);
+}
+
+bool wants_json(const TrainConfig& config) {
+  if (config.log_format == LogFormat::kAuto) return isatty(STDOUT_FILENO) == 0;
+  return config.log_format == LogFormat::kJson;
+}
+
+std::string duration(double seconds) {
+  const auto whole = static_cast<int64_t>(seconds + 0.5);
+  if (whole >= 3600) return fmt::format("{}h{:02}m", whole / 3600, whole / 60 % 60);
+  return fmt::format("{}m{:02}s", whole / 60, whole % 60);
+}
+
+class Printer {
+ public:
+  explicit Printer(bool json) : json_(json), terminal_(isatty(STDOUT_FILENO) != 0) {}
+
+  void operator()(const RunProgress& progress) {
+    if (json_) {
+      fmt::print("{}\n", progress.metrics_line);
+    } else if (progress.report == nullptr) {
+      fmt::print("{}eval loss {:.4f}\n", terminal_ ? "\r\033[K" : "", progress.eval_loss);
+    } else {
+      print_step(*progress.report, progress.total_steps);
+    }
+    std::fflush(stdout);
+  }
+
+ private:
+  void print_step(const StepReport& report, int64_t total) {
+    // Time left from a running mean that forgets.
+    mean_ = mean_ == 0 ? report.seconds : 0.8 * mean_ + 0.2 * report.seconds;
+    const double left = mean_ * static_cast<double>(total - report.step);
+    const std::string line = fmt::format(
+        "step {}/{} | loss {:.4f} | norm {:.3f} | lr {:.2e} | {:.0f} tok/s | {} | {} left",
+        report.step, total, report.loss, report.grad_norm, report.learning_rate,
+        static_cast<double>(report.tokens) / report.seconds, format_byte_size(report.device.peak),
+        duration(left));
+    if (terminal_ && report.step != total) {
+      fmt::print("\r\033[K{}", line);
+    } else {
+      fmt::print("{}{}\n", terminal_ ? "\r\033[K" : "", line);
+    }
+  }
+
+  bool json_;
+  bool terminal_;
+  double mean_ = 0;
+};
+
+void print_memory(const RunResult& result) {
+  fmt::print("\n{:<26}{:>14}\n", "device memory", "peak");
+  for (int kind = 0; kind < kMemoryKinds; ++kind) {
+    const int64_t bytes = result.device.by_kind[static_cast<size_t>(kind)];
+    if (bytes == 0) continue;
+    fmt::print("  {:<24}{:>14}\n", name_of(static_cast<MemoryKind>(kind)), format_byte_size(bytes));
+  }
+  fmt::print("  {:<24}{:>14}\n  {:<24}{:>14}\n", "all", format_byte_size(result.device.peak),
+             "budget", format_byte_size(result.device.budget));
+  fmt::print("{:<26}{:>14}\n", "process, resident", format_byte_size(peak_resident_bytes()));
+}
+
+}  // namespace
+
+int train(const TrainConfig& config) {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  const bool json = wants_json(config);
+  Printer printer(json);
+  const RunResult result = run_training(config, std::ref(printer), stop_requested);
+  if (!json) {
+    print_memory(result);
+    fmt::print("\n{}\n", result.interrupted
+                             ? fmt::format("stopped after step {}; go on with --out {} "
+                                           "--resume-from-checkpoint latest",
+                                           result.steps, result.out)
+                             : fmt::format("the model is in {}/final", result.out));
+  }
+  return result.interrupted ? 128 + static_cast<int>(signal_seen) : 0;
+}
+
+}  // namespace hetmem::apps

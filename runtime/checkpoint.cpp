@@ -1,0 +1,150 @@
+#include "runtime/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+
+#include "core/error.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "models/models.h"
+#include "runtime/model_weights.h"
+
+namespace hetmem {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kPrefix = "checkpoint-";
+constexpr const char* kMaster = "master.";
+
+std::string moment_name(const TrainConfig& config, size_t which, const std::string& weight) {
+  if (config.optimizer == OptimizerKind::kSgd) return "momentum_buffer." + weight;
+  return (which == 0 ? "exp_avg." : "exp_avg_sq.") + weight;
+}
+
+// What optimizer.safetensors holds, in its order.
+std::vector<std::pair<std::string, TensorView>> optimizer_tensors(Trainer& trainer) {
+  std::vector<std::pair<std::string, TensorView>> tensors;
+  for (const StateTensor& state : trainer.state()) {
+    if (trainer.model().dtype != DType::kFloat32) {
+      tensors.emplace_back(kMaster + state.name, state.weight);
+    }
+    for (size_t which = 0; which < state.moments.size(); ++which) {
+      tensors.emplace_back(moment_name(trainer.config(), which, state.name), state.moments[which]);
+    }
+  }
+  return tensors;
+}
+
+void write_model(Trainer& trainer, const std::string& folder) {
+  std::vector<TensorView> views;
+  for (const StateTensor& state : trainer.state()) views.push_back(state.weight);
+  write_model_folder(folder, trainer.model(), trainer.config().model, weight_specs(trainer.model()),
+                     views);
+}
+
+void write_optimizer(Trainer& trainer, const std::string& path) {
+  const auto tensors = optimizer_tensors(trainer);
+  std::vector<NamedTensorInfo> infos;
+  for (const auto& [name, view] : tensors) infos.push_back({name, view.dtype, view.shape});
+  SafetensorsWriter writer(path, infos);
+  for (const auto& [name, view] : tensors) writer.append(view.data, view.bytes());
+  writer.finish();
+}
+
+void read_tensor(const SafetensorsReader& reader, const std::string& name,
+                 const std::string& folder, const TensorView& view) {
+  if (!reader.contains(name) || !(reader.info(name).shape == view.shape)) {
+    throw Error(ErrorKind::kBadInput, folder + ": \"" + name +
+                                          "\" is missing or of another shape; was the checkpoint "
+                                          "written with another model, optimizer or --freeze?");
+  }
+  reader.read_as_float(name, view.as<float>());
+}
+
+int64_t step_of(const std::string& name) {
+  const std::string prefix = kPrefix;
+  int64_t step = -1;
+  if (name.rfind(prefix, 0) != 0) return -1;
+  const auto [end, code] =
+      std::from_chars(name.data() + prefix.size(), name.data() + name.size(), step);
+  return code == std::errc() && end == name.data() + name.size() ? step : -1;
+}
+
+std::vector<int64_t> checkpoint_steps(const std::string& out) {
+  std::vector<int64_t> steps;
+  std::error_code code;
+  for (const auto& entry : fs::directory_iterator(out, code)) {
+    const int64_t step = step_of(entry.path().filename().string());
+    if (step >= 0 && entry.is_directory()) steps.push_back(step);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+}  // namespace
+
+void save_model(Trainer& trainer, const std::string& folder) {
+  AtomicDirectory directory(folder);
+  write_model(trainer, directory.path());
+  directory.commit();
+}
+
+void save_checkpoint(Trainer& trainer, const std::string& folder) {
+  AtomicDirectory directory(folder);
+  write_model(trainer, directory.path());
+  write_optimizer(trainer, directory.path() + "/optimizer.safetensors");
+  Json state;
+  state["step"] = trainer.steps_done();
+  state["optimizer_count"] = trainer.optimizer_count();
+  state["seed"] = trainer.config().seed;
+  state["batch_size"] = trainer.config().batch_size;
+  state["gradient_accumulation_steps"] = trainer.config().gradient_accumulation_steps;
+  state["sequence_length"] = trainer.sequence_length();
+  write_text_file(directory.path() + "/trainer_state.json", state.dump(2) + "\n");
+  directory.commit();
+}
+
+void load_checkpoint(Trainer& trainer, const std::string& folder) {
+  const std::string state_path = folder + "/trainer_state.json";
+  const Json state = read_json_file(state_path);
+  for (const char* key : {"step", "optimizer_count"}) {
+    if (!state.is_object() || !state.contains(key) || !state[key].is_number_unsigned()) {
+      throw Error(ErrorKind::kBadInput,
+                  state_path + ": \"" + key + "\" is missing or no whole number");
+    }
+  }
+  const SafetensorsReader optimizer(folder + "/optimizer.safetensors");
+  for (const auto& [name, view] : optimizer_tensors(trainer)) {
+    read_tensor(optimizer, name, folder, view);
+  }
+  if (trainer.model().dtype == DType::kFloat32) {
+    const SafetensorsReader weights(folder);
+    for (const StateTensor& tensor : trainer.state()) {
+      read_tensor(weights, tensor.name, folder, tensor.weight);
+    }
+  }
+  trainer.restore_counts(state["step"].get<int64_t>(), state["optimizer_count"].get<int64_t>());
+}
+
+int64_t newest_checkpoint(const std::string& out) {
+  const std::vector<int64_t> steps = checkpoint_steps(out);
+  return steps.empty() ? -1 : steps.back();
+}
+
+std::string checkpoint_path(const std::string& out, int64_t step) {
+  return out + "/" + kPrefix + std::to_string(step);
+}
+
+void prune_checkpoints(const std::string& out, int64_t keep) {
+  const std::vector<int64_t> steps = checkpoint_steps(out);
+  if (keep == 0) return;
+  for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i) {
+    std::error_code code;
+    fs::remove_all(checkpoint_path(out, steps[i]), code);
+  }
+}
+
+}  // namespace hetmem

@@ -1,0 +1,99 @@
+// Rates of this machine: measured ones from the cache, else assumed.
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "device/thread_pool.h"
+#include "device/tier.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "ops/cpu/gemm.h"
+#include "ops/ops.h"
+#include "runtime/plan_report.h"
+
+namespace hetmem {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+// A processor's name and how much of it the process has: what rates belong to.
+std::string machine_key() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string line;
+  std::string name = "cpu";
+  while (std::getline(file, line)) {
+    if (line.rfind("model name", 0) != 0) continue;
+    name = line.substr(line.find(':') + 2);
+    break;
+  }
+  for (char& c : name) {
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '-';
+  }
+  return name + "-" + ops::instruction_set() + "-" + std::to_string(available_processors());
+}
+
+fs::path cache_path() {
+  const char* xdg = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  const fs::path base = xdg != nullptr && *xdg != '\0'
+                            ? fs::path(xdg)
+                            : fs::path(home != nullptr ? home : "/tmp") / ".cache";
+  return base / "hetmem" / (machine_key() + ".json");
+}
+
+template <typename Work>
+double best_seconds(int times, const Work& work) {
+  double best = 1e300;
+  for (int i = 0; i < times; ++i) {
+    const auto start = Clock::now();
+    work();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best;
+}
+
+}  // namespace
+
+MachineRates load_rates() {
+  try {
+    const Json json = read_json_file(cache_path().string());
+    return {json.at("gemm_flops").get<double>(), json.at("memory_bandwidth").get<double>(),
+            "measured"};
+  } catch (const std::exception&) {  // not measured yet, or an old file: assume
+    const double per_core = std::string(ops::instruction_set()) == "avx512" ? 90e9 : 60e9;
+    return {per_core * available_processors(), 20e9, "assumed"};
+  }
+}
+
+MachineRates measure_rates(int threads) {
+  ThreadPool pool(threads);
+  constexpr int64_t kM = 512;
+  constexpr int64_t kN = 1536;
+  constexpr int64_t kK = 768;
+  std::vector<float> a(kM * kK, 0.5F);
+  std::vector<float> b(kN * kK, 0.25F);
+  std::vector<float> c(kM * kN);
+  const double gemm = best_seconds(10, [&] {
+    ops::cpu::gemm(pool, {kM, kN, kK, false, true}, a.data(), kK, b.data(), kK, 0.0F, c.data(), kN);
+  });
+  constexpr int64_t kElements = int64_t{1} << 25;
+  std::vector<float> x(kElements, 1.0F);
+  std::vector<float> y(kElements, 2.0F);
+  const double add = best_seconds(5, [&] {
+    pool.parallel_blocks(kElements, 65536, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) y[i] += x[i];
+    });
+  });
+  MachineRates rates{2.0 * kM * kN * kK / gemm, 12.0 * kElements / add, "measured"};
+  const fs::path path = cache_path();
+  std::error_code code;
+  fs::create_directories(path.parent_path(), code);
+  const Json json{{"gemm_flops", rates.gemm_flops}, {"memory_bandwidth", rates.memory_bandwidth}};
+  write_text_file(path.string(), json.dump() + "\n");
+  return rates;
+}
+
+}  // namespace hetmem

@@ -1,0 +1,273 @@
+#include "runtime/training_run.h"
+
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "core/error.h"
+#include "core/trace.h"
+#include "io/file.h"
+#include "io/json.h"
+#include "io/token_dataset.h"
+#include "runtime/checkpoint.h"
+#include "runtime/plan_report.h"
+
+namespace hetmem {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string default_out() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  localtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y%m%d-%H%M%S", &parts);
+  return std::string("runs/") + text;
+}
+
+// Token files among the data paths: files as they are, folders by the files in them.
+std::vector<std::string> token_files(const std::vector<std::string>& paths) {
+  std::vector<std::string> files;
+  for (const std::string& path : paths) {
+    if (fs::path(path).extension() != ".bin") {
+      throw Error(ErrorKind::kBadInput,
+                  "--data " + path + ": only token files (.bin) are in this version");
+    }
+    files.push_back(path);
+  }
+  return files;
+}
+
+Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+Json tier_json(const TierUse& use) { return {{"peak", use.peak}, {"budget", use.budget}}; }
+
+std::string metrics_line(const StepReport& report) {
+  Json line;
+  line["step"] = report.step;
+  line["loss"] = report.skipped ? Json(nullptr) : number_or_null(report.loss);
+  line["grad_norm"] = number_or_null(report.grad_norm);
+  line["learning_rate"] = report.learning_rate;
+  line["tokens"] = report.tokens;
+  line["seconds"] = report.seconds;
+  line["tokens_per_second"] = static_cast<double>(report.tokens) / report.seconds;
+  line["memory"] = {{"device", tier_json(report.device)},
+                    {"host", tier_json(report.host)},
+                    {"disk", tier_json(TierUse{})}};
+  line["traffic"] = {{"to_device", 0}, {"to_host", 0}, {"disk_read", 0}, {"disk_write", 0}};
+  line["exposed_copy_seconds"] = 0.0;
+  line["fraction_of_bound"] = nullptr;
+  if (report.skipped) line["skipped"] = true;
+  return line.dump();
+}
+
+// The folder of a run: refused where it holds something that is not to be replaced.
+class OutputFolder {
+ public:
+  OutputFolder(const TrainConfig& config, bool resuming)
+      : path_(config.out.empty() ? default_out() : config.out) {
+    std::error_code code;
+    const bool exists = fs::exists(path_, code);
+    if (exists && !fs::is_directory(path_, code)) {
+      throw Error(ErrorKind::kBadInput, "--out " + path_ + " is not a folder");
+    }
+    if (exists && !fs::is_empty(path_, code) && !resuming && !config.overwrite_output_dir) {
+      throw Error(ErrorKind::kBadInput,
+                  "--out " + path_ +
+                      " is not empty; choose another folder, resume from it, or give "
+                      "--overwrite-output-dir");
+    }
+    if (exists && config.overwrite_output_dir && !resuming) fs::remove_all(path_, code);
+    created_ = !exists;
+    fs::create_directories(path_, code);
+    if (code) {
+      throw Error(ErrorKind::kBadInput, "cannot create --out " + path_ + ": " + code.message());
+    }
+  }
+  ~OutputFolder() {
+    std::error_code code;
+    if (created_ && !kept_) fs::remove_all(path_, code);
+  }
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+  const std::string& path() const { return path_; }
+  void keep() { kept_ = true; }
+
+ private:
+  std::string path_;
+  bool created_ = false;
+  bool kept_ = false;
+};
+
+// Lines of metrics.jsonl after `step` are dropped: the run goes on from there.
+void trim_metrics(const std::string& path, int64_t step) {
+  std::error_code code;
+  if (!fs::exists(path, code)) return;
+  std::istringstream lines(read_text_file(path));
+  std::string kept;
+  std::string line;
+  while (std::getline(lines, line)) {
+    const Json json = Json::parse(line, nullptr, false);
+    if (json.is_object() && json.contains("step") && json["step"].is_number_integer() &&
+        json["step"].get<int64_t>() <= step) {
+      kept += line + "\n";
+    }
+  }
+  write_text_file(path, kept);
+}
+
+std::vector<int32_t> read_windows(const TokenDataset& data, const WindowSampler& sampler,
+                                  int64_t step, int64_t count, int64_t sequence) {
+  const auto width = static_cast<size_t>(sequence + 1);
+  std::vector<int32_t> tokens(static_cast<size_t>(count) * width);
+  for (int64_t i = 0; i < count; ++i) {
+    data.read_window(sampler.window(step, i),
+                     std::span(tokens).subspan(static_cast<size_t>(i) * width, width));
+  }
+  return tokens;
+}
+
+double evaluate_all(Trainer& trainer, const TokenDataset& data) {
+  const auto width = static_cast<size_t>(trainer.sequence_length() + 1);
+  std::vector<int32_t> tokens(static_cast<size_t>(data.windows()) * width);
+  for (int64_t w = 0; w < data.windows(); ++w) {
+    data.read_window(w, std::span(tokens).subspan(static_cast<size_t>(w) * width, width));
+  }
+  return trainer.evaluate(tokens);
+}
+
+std::string resume_folder(const TrainConfig& config) {
+  if (config.resume_from_checkpoint.empty()) return "";
+  if (config.resume_from_checkpoint != "latest") return config.resume_from_checkpoint;
+  const int64_t step = config.out.empty() ? -1 : newest_checkpoint(config.out);
+  if (step < 0) {
+    throw Error(
+        ErrorKind::kBadInput,
+        "--resume-from-checkpoint latest: there is no checkpoint under --out " + config.out);
+  }
+  return checkpoint_path(config.out, step);
+}
+
+class Loop {
+ public:
+  Loop(const TrainConfig& config, const std::function<void(const RunProgress&)>& on_progress)
+      : config_(config),
+        on_progress_(on_progress),
+        model_(load_model_config(config.model)),
+        sequence_(resolved_sequence_length(config, model_)),
+        data_(required_files(config), sequence_, model_.vocabulary),
+        sampler_(data_.windows(), config.batch_size * config.gradient_accumulation_steps,
+                 config.shuffle, config.seed) {
+    if (!config.eval_data.empty()) {
+      eval_data_.emplace(token_files(config.eval_data), sequence_, model_.vocabulary);
+    }
+    total_steps_ = config.steps.value_or(
+        std::max<int64_t>(1, std::llround(config.epochs.value_or(1.0) *
+                                          static_cast<double>(sampler_.steps_per_epoch()))));
+  }
+
+  RunResult run(const std::atomic<bool>& stop) {
+    const std::string resume = resume_folder(config_);
+    OutputFolder folder(config_, !resume.empty());
+    Trainer trainer(config_, total_steps_);
+    if (!resume.empty()) load_checkpoint(trainer, resume);
+    const std::string metrics_path = folder.path() + "/metrics.jsonl";
+    trim_metrics(metrics_path, trainer.steps_done());
+    metrics_.open(metrics_path, std::ios::app);
+    write_text_file(folder.path() + "/config.yaml", to_yaml(config_));
+    write_text_file(folder.path() + "/plan.json", to_json(make_plan(config_)) + "\n");
+    if (!config_.trace.empty()) trace::start();
+    RunResult result;
+    result.out = folder.path();
+    while (trainer.steps_done() < total_steps_ && !stop) {
+      const StepReport report = take_step(trainer);
+      folder.keep();
+      result.last_loss = report.loss;
+      result.device = report.device;
+      result.host = report.host;
+      after_step(trainer, folder.path());
+    }
+    folder.keep();
+    result.steps = trainer.steps_done();
+    result.interrupted = trainer.steps_done() < total_steps_;
+    if (result.interrupted) {
+      save_checkpoint(trainer, checkpoint_path(folder.path(), trainer.steps_done()));
+    } else {
+      if (eval_data_ && !evaluated_last_) evaluate(trainer);
+      save_model(trainer, folder.path() + "/final");
+    }
+    if (!config_.trace.empty()) trace::write(config_.trace);
+    return result;
+  }
+
+ private:
+  static std::vector<std::string> required_files(const TrainConfig& config) {
+    if (config.data.empty()) throw Error(ErrorKind::kBadInput, "--data is required");
+    return token_files(config.data);
+  }
+
+  void write_metrics(const std::string& line) {
+    metrics_ << line << '\n' << std::flush;
+    if (!metrics_)
+      throw Error(ErrorKind::kStorage, "cannot write metrics.jsonl: is the disk full?");
+  }
+
+  StepReport take_step(Trainer& trainer) {
+    const std::vector<int32_t> tokens = read_windows(data_, sampler_, trainer.steps_done(),
+                                                     trainer.sequences_per_step(), sequence_);
+    const StepReport report = trainer.step(tokens);
+    RunProgress progress;
+    progress.total_steps = total_steps_;
+    progress.report = &report;
+    progress.metrics_line = metrics_line(report);
+    write_metrics(progress.metrics_line);
+    on_progress_(progress);
+    return report;
+  }
+
+  void evaluate(Trainer& trainer) {
+    RunProgress progress;
+    progress.total_steps = total_steps_;
+    progress.eval_loss = evaluate_all(trainer, *eval_data_);
+    progress.metrics_line =
+        Json{{"step", trainer.steps_done()}, {"eval_loss", progress.eval_loss}}.dump();
+    write_metrics(progress.metrics_line);
+    on_progress_(progress);
+  }
+
+  void after_step(Trainer& trainer, const std::string& out) {
+    const int64_t step = trainer.steps_done();
+    evaluated_last_ = eval_data_ && config_.eval_steps > 0 && step % config_.eval_steps == 0;
+    if (evaluated_last_) evaluate(trainer);
+    if (config_.save_steps > 0 && step % config_.save_steps == 0) {
+      save_checkpoint(trainer, checkpoint_path(out, step));
+      prune_checkpoints(out, config_.save_total_limit);
+    }
+  }
+
+  const TrainConfig& config_;
+  const std::function<void(const RunProgress&)>& on_progress_;
+  ModelConfig model_;
+  int64_t sequence_;
+  TokenDataset data_;
+  WindowSampler sampler_;
+  std::optional<TokenDataset> eval_data_;
+  int64_t total_steps_ = 0;
+  std::ofstream metrics_;
+  bool evaluated_last_ = false;
+};
+
+}  // namespace
+
+RunResult run_training(const TrainConfig& config,
+                       const std::function<void(const RunProgress&)>& on_progress,
+                       const std::atomic<bool>& stop) {
+  return Loop(config, on_progress).run(stop);
+}
+
+}  // namespace hetmem
