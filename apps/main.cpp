@@ -32,6 +32,7 @@ struct OptionRow {
   CLI::Option* option;
   std::string name;
   std::shared_ptr<std::vector<std::string>> values;
+  bool is_switch = false;
 };
 
 // The table of options as flags of a sub-command.
@@ -46,7 +47,7 @@ class TableOptions {
       auto values = std::make_shared<std::vector<std::string>>();
       CLI::Option* option =
           command.add_option("--" + std::string(later.name), *values)->expected(0, -1)->group("");
-      rows_.push_back({option, std::string(later.name), values});
+      rows_.push_back({option, std::string(later.name), values, false});
     }
     command.add_option("--config", config_file_, "YAML file of these options; flags win")
         ->type_name("FILE");
@@ -56,7 +57,10 @@ class TableOptions {
     OptionValues values;
     if (!config_file_.empty()) values = read_config_file(config_file_);
     for (const OptionRow& row : rows_) {
-      if (row.option->count() > 0) values[row.name] = *row.values;
+      if (row.option->count() == 0) continue;
+      values[row.name] = *row.values;
+      // A switch stands for "true"; CLI11 gives it as one empty text.
+      if (row.is_switch && *row.values == std::vector<std::string>{""}) values[row.name] = {"true"};
     }
     return resolve_config(values);
   }
@@ -75,7 +79,7 @@ class TableOptions {
     } else {
       option->expected(1);
     }
-    rows_.push_back({option, row.name, values});
+    rows_.push_back({option, row.name, values, row.value.empty()});
   }
 
   std::vector<OptionRow> rows_;
