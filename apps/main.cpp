@@ -92,10 +92,10 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
 
   CLI::App* train_command = app.add_subcommand("train", "fine-tune or pre-train a model");
-  const TableOptions train_options_(*train_command, true);
+  const TableOptions train_table(*train_command, true);
   CLI::App* plan_command =
       app.add_subcommand("plan", "say whether a run fits and how long a step takes");
-  const TableOptions plan_options(*plan_command, false);
+  const TableOptions plan_table(*plan_command, false);
   PlanOutput plan_output;
   plan_command->add_flag("--json", plan_output.json, "one JSON object");
   plan_command->add_flag("--dump-program", plan_output.dump_program, "print the ops of a step");
@@ -111,8 +111,8 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);
     throw Error(ErrorKind::kBadInput, std::string(error.what()) + "; --help lists the options");
   }
-  if (train_command->parsed()) return train(train_options_.resolve());
-  if (plan_command->parsed()) return plan(plan_options.resolve(), plan_output);
+  if (train_command->parsed()) return train(train_table.resolve());
+  if (plan_command->parsed()) return plan(plan_table.resolve(), plan_output);
   return doctor(doctor_json, doctor_measure);
 }
 

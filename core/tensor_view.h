@@ -21,12 +21,12 @@ struct TensorView {
   MemorySpace space = MemorySpace::kHost;
 
   TensorView() = default;
-  TensorView(void* data_, DType dtype_, const Shape& shape_, MemorySpace space_)
-      : data(data_),
-        dtype(dtype_),
-        shape(shape_),
-        row_stride(shape_.rank() > 0 ? shape_[-1] : 1),
-        space(space_) {}
+  TensorView(void* memory, DType type, const Shape& dimensions, MemorySpace where)
+      : data(memory),
+        dtype(type),
+        shape(dimensions),
+        row_stride(dimensions.rank() > 0 ? dimensions[-1] : 1),
+        space(where) {}
 
   explicit operator bool() const { return data != nullptr; }
   int64_t elements() const { return shape.elements(); }

@@ -1,6 +1,6 @@
-// Offset assignment: given sizes and lifetimes, one offset each in a common pool so that no two that
-// live at once overlap. A portfolio of greedy orders (size, duration, size x duration, start) with
-// first and best fit, the smallest kept. Pure.
+// Offset assignment: given sizes and lifetimes, one offset each in a common pool so that no two
+// that live at once overlap. A portfolio of greedy orders (size, duration, size x duration, start)
+// with first and best fit, the smallest kept. Pure.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct PlannedInterval {
 struct OffsetPlan {
   std::vector<int64_t> offsets;  // by interval, multiples of kPlanAlignment
   int64_t pool_bytes = 0;
-  int64_t lower_bound = 0;       // the most bytes alive at one step (after alignment)
+  int64_t lower_bound = 0;  // the most bytes alive at one step (after alignment)
 };
 
 constexpr int64_t kPlanAlignment = 512;

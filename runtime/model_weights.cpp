@@ -68,11 +68,11 @@ void load(const SafetensorsReader& reader, const ModelConfig& model, const Weigh
 }
 
 bool is_tokenizer_file(const std::string& name) {
-  static const std::vector<std::string> kNames{
+  static const std::vector<std::string> names{
       "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
       "merges.txt",     "added_tokens.json",     "generation_config.json",  "chat_template.jinja",
       "tokenizer.model"};
-  return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 void append_tensor(SafetensorsWriter& writer, const TensorView& view, DType dtype) {

@@ -114,7 +114,7 @@ struct RealRange {
   const char* expected;
 };
 constexpr RealRange kAnyPositive{0, 1e300, "a number of at least 0"};
-constexpr RealRange kBelowOne{0, std::nextafter(1.0, 0.0), "a number from 0 to below 1"};
+constexpr RealRange kBelowOne{0, 0x1.fffffffffffffp-1, "a number from 0 to below 1"};
 constexpr RealRange kRatio{0, 1, "a number from 0 to 1"};
 
 Option real(const Head& head, double TrainConfig::*member, RealRange range) {

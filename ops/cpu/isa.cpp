@@ -11,10 +11,10 @@ namespace hetmem::ops {
 namespace cpu {
 
 namespace avx2 {
-extern const KernelTable kKernelTable;
+extern const KernelTable kernel_table_of_isa;
 }
 namespace avx512 {
-extern const KernelTable kKernelTable;
+extern const KernelTable kernel_table_of_isa;
 }
 
 namespace {
@@ -39,7 +39,7 @@ Isa current_isa() {
 }
 
 const KernelTable& kernel_table() {
-  return current_isa() == Isa::kAvx512 ? avx512::kKernelTable : avx2::kKernelTable;
+  return current_isa() == Isa::kAvx512 ? avx512::kernel_table_of_isa : avx2::kernel_table_of_isa;
 }
 
 }  // namespace cpu

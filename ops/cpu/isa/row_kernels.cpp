@@ -206,22 +206,22 @@ double sum_of_squares(const float* x, int64_t n) {
 
 }  // namespace
 
-extern const KernelTable kKernelTable;
-const KernelTable kKernelTable{layer_norm_row,
-                               rms_norm_row,
-                               layer_norm_backward_row,
-                               rms_norm_backward_row,
-                               rope_row,
-                               gelu,
-                               gelu_backward,
-                               swiglu,
-                               swiglu_backward,
-                               add,
-                               add_bias,
-                               cross_entropy_row,
-                               adamw,
-                               sum_of_squares,
-                               attention_forward,
-                               attention_backward};
+extern const KernelTable kernel_table_of_isa;
+const KernelTable kernel_table_of_isa{layer_norm_row,
+                                      rms_norm_row,
+                                      layer_norm_backward_row,
+                                      rms_norm_backward_row,
+                                      rope_row,
+                                      gelu,
+                                      gelu_backward,
+                                      swiglu,
+                                      swiglu_backward,
+                                      add,
+                                      add_bias,
+                                      cross_entropy_row,
+                                      adamw,
+                                      sum_of_squares,
+                                      attention_forward,
+                                      attention_backward};
 
 }  // namespace hetmem::ops::cpu::HETMEM_ISA

@@ -1,0 +1,38 @@
+# What a developer or a first-time user types. `make demo` and `make test` start from a bare machine.
+.PHONY: demo test test-slow build bench lint format docs packages
+JOBS ?= $(shell nproc)
+PYTEST = HETMEM_BINARY=$(CURDIR)/build/hetmem .venv/bin/python -m pytest -q
+
+demo: build
+	@scripts/make_venv.sh demo
+	@scripts/demo.sh
+
+test: build
+	@scripts/make_venv.sh test
+	cd build && ctest --output-on-failure -j $(JOBS)
+	$(PYTEST) -m "not slow" tests/python
+
+test-slow: test
+	$(PYTEST) -m slow tests/python
+
+build: packages
+	@cmake --preset cpu $(shell command -v ccache >/dev/null && echo -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+	@cmake --build --preset cpu -j $(JOBS)
+
+bench: build
+	@scripts/make_venv.sh test
+	@.venv/bin/python benchmarks/run.py
+
+lint: build
+	@scripts/make_venv.sh test
+	@scripts/lint.sh
+
+format:
+	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
+
+# The pages under docs/ are written by hand; this draws the include graph that they refer to.
+docs:
+	@scripts/layers.py --draw docs/layers.md
+
+packages:
+	@scripts/install_packages.sh

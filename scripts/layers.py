@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""The layers of hetmem: a folder includes itself and folders of lower layers, never its peers.
+
+    scripts/layers.py            # lists includes that break the rule; exit 1 if there are any
+    scripts/layers.py --draw F   # writes the folders and who includes whom as a Mermaid graph
+"""
+
+import collections
+import pathlib
+import re
+import sys
+
+LAYERS = [
+    ["core"],
+    ["device"],
+    ["io", "ops", "graph"],
+    ["models", "planner"],
+    ["runtime"],
+    ["apps"],
+]
+# What a folder may not include although its layer would allow it.
+FORBIDDEN = {"graph": {"device"}, "planner": {"device"}, "models": {"device"}, "io": {"device"}}
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([a-z_]+)/', re.MULTILINE)
+
+root = pathlib.Path(__file__).resolve().parent.parent
+layer_of = {folder: i for i, folders in enumerate(LAYERS) for folder in folders}
+
+
+def sources(folder):
+    return sorted(p for p in (root / folder).rglob("*") if p.suffix in (".h", ".cpp", ".cu"))
+
+
+def edges():
+    """(folder, included folder) -> files that include it"""
+    found = collections.defaultdict(list)
+    for folder in layer_of:
+        for path in sources(folder):
+            for target in INCLUDE.findall(path.read_text(encoding="utf-8")):
+                if target != folder:
+                    found[folder, target].append(path.relative_to(root))
+    return found
+
+
+def broken(folder, target):
+    if target not in layer_of or target in FORBIDDEN.get(folder, ()):
+        return True
+    return layer_of[target] >= layer_of[folder]
+
+
+def main(arguments):
+    present = {p.parent.name for p in root.glob("*/CMakeLists.txt")} - {"tests"}
+    unknown = present - set(layer_of)
+    for folder in sorted(unknown):
+        print(f"{folder}: has no layer in scripts/layers.py")
+    if arguments[:1] == ["--draw"]:
+        lines = ["# Who includes whom", "", "```mermaid", "graph BT"]
+        lines += [f"  {folder} --> {target}" for folder, target in sorted(edges())]
+        pathlib.Path(arguments[1]).write_text("\n".join(lines + ["```", ""]), encoding="utf-8")
+        return 0
+    wrong = [(f, t, paths) for (f, t), paths in sorted(edges().items()) if broken(f, t)]
+    for folder, target, paths in wrong:
+        print(f"{folder} must not include {target}: {', '.join(map(str, paths))}")
+    return 1 if wrong or unknown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Formatting, layers, shell and Python syntax, and clang-tidy over the sources (warnings are errors).
+# LINT_FILES="a.cpp b.cpp" limits clang-tidy to some files.
+set -eu
+cd "$(dirname "$0")/.."
+git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run --Werror
+scripts/layers.py
+for script in scripts/*.sh; do sh -n "$script"; done
+.venv/bin/python -m compileall -q scripts tests benchmarks
+files=${LINT_FILES:-$(git ls-files 'core/*.cpp' 'device/*.cpp' 'io/*.cpp' 'ops/*.cpp' 'graph/*.cpp' \
+  'models/*.cpp' 'planner/*.cpp' 'runtime/*.cpp' 'apps/*.cpp')}
+echo "$files" | tr ' ' '\n' | xargs -P "$(nproc)" -n 4 clang-tidy -p build --quiet 2>/dev/null
+echo "lint: clean"
