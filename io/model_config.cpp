@@ -190,6 +190,9 @@ void read_llama(const Keys& keys, ModelConfig& config) {
 }
 
 void read_common(const Keys& keys, ModelConfig& config) {
+  if (keys.has("quantization_config")) {
+    keys.refuse("quantization_config: quantized weights are not implemented");
+  }
   config.initializer_range = keys.real("initializer_range", 0.02, 0, kHuge);
   const std::string dtype = keys.text("dtype", keys.text("torch_dtype", "float32"));
   if (dtype == "float32") {

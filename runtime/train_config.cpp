@@ -104,7 +104,10 @@ Option integer(const Head& head, int64_t TrainConfig::*member, int64_t least) {
     config.*member = parse_number<int64_t>(name, single(name, values), least, int64_t{1} << 40,
                                            "a whole number of at least " + std::to_string(least));
   };
-  option.get = [member](const TrainConfig& config) { return Values{number_text(config.*member)}; };
+  // Below the least that a user may give stands for "as the default has it".
+  option.get = [member, least](const TrainConfig& config) {
+    return config.*member < least ? Values{} : Values{number_text(config.*member)};
+  };
   return option;
 }
 
@@ -147,10 +150,15 @@ template <typename Enum>
 using Names = std::vector<std::pair<Enum, std::string>>;
 
 template <typename Enum>
-Option choice(const Head& head, Enum TrainConfig::*member, Names<Enum> names) {
+Option choice(const Head& head, Enum TrainConfig::*member, Names<Enum> names,
+              const Values& later = {}) {
   Option option = row(head);
-  option.set = [name = option.name, member, names](TrainConfig& config, const Values& values) {
+  option.set = [name = option.name, member, names, later](TrainConfig& config,
+                                                          const Values& values) {
     const std::string& value = single(name, values);
+    if (std::find(later.begin(), later.end(), value) != later.end()) {
+      throw Error(ErrorKind::kBadInput, "--" + name + " " + value + " is not in this version");
+    }
     std::string expected = "one of";
     for (const auto& [key, text] : names) {
       if (text == value) {
@@ -262,9 +270,9 @@ void append_optimizer(std::vector<Option>& table) {
   table.push_back(
       optional_real({"decay-steps", group, "X", "10 %", "steps of decay of wsd; below 1: a ratio"},
                     &C::decay_steps));
-  table.push_back(
-      choice<OptimizerKind>({"optimizer", group, "NAME", "adamw", "adamw or sgd"}, &C::optimizer,
-                            {{OptimizerKind::kAdamW, "adamw"}, {OptimizerKind::kSgd, "sgd"}}));
+  table.push_back(choice<OptimizerKind>(
+      {"optimizer", group, "NAME", "adamw", "adamw or sgd"}, &C::optimizer,
+      {{OptimizerKind::kAdamW, "adamw"}, {OptimizerKind::kSgd, "sgd"}}, {"adamw_8bit"}));
   table.push_back(real({"momentum", group, "X", "0.9", "of sgd"}, &C::momentum, kAnyPositive));
   table.push_back(real({"weight-decay", group, "X", "0", "not on biases and norm weights"},
                        &C::weight_decay, kAnyPositive));

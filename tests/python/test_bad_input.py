@@ -1,0 +1,233 @@
+"""Bad input: one line that names what is wrong, the exit code of the contract, nothing left behind."""
+
+import json
+import shutil
+import struct
+
+import numpy as np
+import pytest
+from conftest import hetmem, train, write_tokens
+
+RUN = ["--batch-size", 1, "--sequence-length", 8, "--steps", 1]
+
+
+def copy(models, tmp_path, name="llama"):
+    folder = tmp_path / "model"
+    shutil.copytree(models[name], folder)
+    return folder
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for key, value in changes.items():
+        if value is None:
+            config.pop(key, None)
+        else:
+            config[key] = value
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def refused(*words, says, code=2, out=None):
+    done = hetmem("train", *words)
+    assert done.returncode == code, (done.returncode, done.stderr)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("hetmem: error: "), done.stderr
+    for text in [says] if isinstance(says, str) else says:
+        assert text in lines[0], lines[0]
+    if out is not None:
+        assert not out.exists(), list(out.iterdir())
+
+
+def test_bad_flags(models, data, tmp_path):
+    good = {"--model": models["gpt2"], "--data": data, "--out": tmp_path / "o",
+            "--batch-size": 1, "--sequence-length": 8, "--steps": 1}
+    cases = [
+        ("--steps", 0, "--steps"), ("--steps", -3, "--steps"), ("--steps", "many", "--steps"),
+        ("--batch-size", 0, "--batch-size"), ("--sequence-length", 65, "--sequence-length"),
+        ("--learning-rate", "fast", "--learning-rate"), ("--learning-rate", -1, "--learning-rate"),
+        ("--learning-rate", "nan", "--learning-rate"), ("--threads", -1, "--threads"),
+        ("--lr-scheduler-type", "polynomial", "--lr-scheduler-type"),
+        ("--optimizer", "adamw_8bit", "not in this version"),
+        ("--device", "cuda", "not in this version"), ("--device-memory", "12parsecs", "12parsecs"),
+        ("--freeze", "(", "--freeze"), ("--freeze", ".*", "--freeze"), ("--no-such-flag", 1, "--no-such-flag"),
+        ("--disk-memory", "1GiB", "not in this version"), ("--seed", "x", "--seed"),
+        ("--activations", "swap", "not in this version"), ("--adam-beta1", 1, "--adam-beta1"),
+        ("--min-lr-ratio", 0.5, "--min-lr-ratio"), ("--epochs", 0, "--epochs"),
+        ("--model", tmp_path / "none", "none"), ("--data", tmp_path / "none.bin", "none.bin"),
+        ("--resume-from-checkpoint", "latest", "checkpoint"),
+        ("--resume-from-checkpoint", tmp_path / "ckpt", "ckpt"),
+        ("--config", tmp_path / "no.yaml", "no.yaml"),
+    ]
+    for flag, value, says in cases:
+        words = [w for k, v in (good | {flag: value}).items() for w in (k, v)]
+        refused(*words, says=says, out=tmp_path / "o")
+
+
+def test_config_file(models, data, tmp_path):
+    path = tmp_path / "c.yaml"
+    for text, says in [("steps: 0\n", "steps"), ("speed: 9\n", "speed"), ("- a\n", "c.yaml"),
+                       ("steps: [1\n", "c.yaml"), ("steps: {a: 1}\n", "steps")]:
+        path.write_text(text)
+        refused("--config", path, "--model", models["gpt2"], "--data", data, "--out",
+                tmp_path / "o", says=says, out=tmp_path / "o")
+
+
+def test_out_is_not_overwritten(models, data, tmp_path):
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    words = ["--model", models["gpt2"], "--data", data, "--out", out, *RUN]
+    refused(*words, says=["--overwrite-output-dir", str(out)])
+    assert (out / "thesis.txt").read_text() == "mine" and len(list(out.iterdir())) == 1
+    refused(*words[:-1], 0, "--overwrite-output-dir", says="--steps")
+    assert (out / "thesis.txt").exists()
+    # A run that cannot begin must not have emptied the folder either.
+    refused("--model", models["gpt2"], "--data", tmp_path / "none.bin", "--out", out, *RUN,
+            "--overwrite-output-dir", says="none.bin")
+    assert (out / "thesis.txt").exists()
+    file = tmp_path / "file"
+    file.write_text("")
+    refused("--model", models["gpt2"], "--data", data, "--out", file, *RUN, says=str(file))
+    refused("--model", models["gpt2"], "--data", data, "--out", "/proc/nowhere/o", *RUN,
+            says="/proc/nowhere/o")
+
+
+def test_bad_data(models, tmp_path):
+    words = ["--model", models["gpt2"], "--out", tmp_path / "o", *RUN]
+
+    def case(name, content, says):
+        path = tmp_path / name
+        path.write_bytes(content)
+        refused(*words, "--data", path, says=[name, *says], out=tmp_path / "o")
+
+    header = np.zeros(256, np.int32)
+    header[:3] = (20240520, 1, 10)
+    tokens = np.arange(10, dtype=np.uint16)
+    case("empty.bin", b"", [])
+    case("short.bin", header.tobytes() + tokens[:4].tobytes(), [])
+    case("magic.bin", b"x" * 2048, [])
+    negative = header.copy()
+    negative[2] = -5
+    case("negative.bin", negative.tobytes(), [])
+    write_tokens(tmp_path / "few.bin", [1, 2, 3])
+    refused(*words, "--data", tmp_path / "few.bin", says="token", out=tmp_path / "o")
+    write_tokens(tmp_path / "wide.bin", [1, 2, 3, 4, 331, 6, 7, 8, 9])
+    refused(*words, "--data", tmp_path / "wide.bin", says=["331"], out=tmp_path / "o")
+
+
+def test_bad_config(models, data, tmp_path):
+    folder = copy(models, tmp_path)
+    good = (folder / "config.json").read_text()
+    words = ["--model", folder, "--data", data, "--out", tmp_path / "o", *RUN]
+    cases = [
+        (dict(model_type="mamba", architectures=["MambaForCausalLM"]), "mamba"),
+        (dict(hidden_size=None), "hidden_size"), (dict(hidden_size=-4), "hidden_size"),
+        (dict(hidden_size="wide"), "hidden_size"), (dict(num_hidden_layers=0), "num_hidden_layers"),
+        (dict(num_key_value_heads=3), "num_key_value_heads"), (dict(hidden_act="relu2"), "relu2"),
+        (dict(rope_parameters={"rope_type": "yarn", "factor": 4.0}), "yarn"),
+        (dict(rope_scaling={"type": "dynamic", "factor": 2.0}, rope_parameters=None), "dynamic"),
+        (dict(vocab_size=10**12), "vocab_size"), (dict(quantization_config={"bits": 4}), "quant"),
+    ]
+    for changes, says in cases:
+        (folder / "config.json").write_text(good)
+        edit_config(folder, **changes)
+        refused(*words, says=says, out=tmp_path / "o")
+    for text in ("", "{", "[]", '{"model_type": 3}', "\0"):
+        (folder / "config.json").write_text(text)
+        refused(*words, says="config.json", out=tmp_path / "o")
+    (folder / "config.json").unlink()
+    refused(*words, says="config.json", out=tmp_path / "o")
+
+
+def rewrite(path, change):
+    """Passes the header of a safetensors file through `change`."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    body = change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text
+                     + (content[8 + length :] if body is None else body))
+
+
+def test_bad_weights(models, data, tmp_path):
+    folder = copy(models, tmp_path)
+    path = folder / "model.safetensors"
+    good = path.read_bytes()
+    words = ["--model", folder, "--data", data, "--out", tmp_path / "o", *RUN]
+    name = "model.norm.weight"
+
+    def reject(says):
+        refused(*words, says=says, out=tmp_path / "o")
+        path.write_bytes(good)
+
+    for size in (0, 7, 100, len(good) - 4):
+        path.write_bytes(good[:size])
+        reject("model.safetensors")
+    path.write_bytes(good + b"tail")
+    reject("model.safetensors")
+    path.write_bytes(struct.pack("<Q", 2**62) + good[8:])
+    reject("model.safetensors")
+
+    def shift(header):
+        begin, end = header[name]["data_offsets"]
+        header[name]["data_offsets"] = [begin - 4, end - 4]
+
+    def lie(header):
+        header[name]["shape"] = [47]
+
+    def overflow(header):
+        header[name]["shape"] = [2**33, 2**33]
+
+    def dtype(header):
+        header[name]["dtype"] = "I32"
+
+    def missing(header):
+        header["other"] = header.pop(name)
+
+    for change in (shift, lie, overflow):
+        rewrite(path, change)
+        reject("model.safetensors")
+    rewrite(path, dtype)
+    reject(name)
+    rewrite(path, missing)
+    reject(name)
+
+    begin, _ = json.loads(good[8 : 8 + struct.unpack("<Q", good[:8])[0]])[name]["data_offsets"]
+    at = 8 + struct.unpack("<Q", good[:8])[0] + begin
+    path.write_bytes(good[:at] + struct.pack("<f", float("nan")) + good[at + 4 :])
+    reject(name)
+
+
+def test_bad_index(models, data, tmp_path):
+    folder = copy(models, tmp_path)
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    words = ["--model", folder, "--data", data, "--out", tmp_path / "o", *RUN]
+    refused(*words, says="safetensors", out=tmp_path / "o")
+    index = folder / "model.safetensors.index.json"
+    for target in ("../outside.safetensors", str(tmp_path / "outside.safetensors")):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": {"model.norm.weight": target}}))
+        refused(*words, says="index", out=tmp_path / "o")
+    index.write_text("{")
+    refused(*words, says="index", out=tmp_path / "o")
+
+
+def test_shards_are_read(models, data, tmp_path):
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(models["llama"])
+    model.save_pretrained(tmp_path / "shards", max_shard_size="60KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    flags = dict(steps=2, batch_size=1, sequence_length=8)
+    one = train(models["llama"], data, tmp_path / "a", **flags)
+    many = train(tmp_path / "shards", data, tmp_path / "b", **flags)
+    assert [line["loss"] for line in one] == [line["loss"] for line in many]
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["train"], ["plan"], ["train", "--model"]])
+def test_usage(words):
+    done = hetmem(*words)
+    assert done.returncode == 2 and done.stderr.startswith("hetmem: error: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,265 @@
+"""What a run promises whatever its memory, threads and luck: the same bits, one folder, resume."""
+
+import json
+import os
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import BINARY, CONFIGS, hetmem, metrics, state_of, train, write_tokens
+
+RUN = dict(batch_size=2, sequence_length=33, learning_rate=1e-3)
+
+
+def bits(folder):
+    return (folder / "final" / "model.safetensors").read_bytes()
+
+
+def values(lines):
+    return [(line["step"], line["loss"], line["grad_norm"], line["learning_rate"])
+            for line in lines if "loss" in line]
+
+
+def dropout_model(folder):
+    from conftest import _gpt2, make_model
+
+    make_model(_gpt2(resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("isa", ["avx2", "best"])
+@pytest.mark.parametrize("name", ["gpt2", "llama_tied_rope3", "qwen3", "dropout"])
+def test_no_bit_depends_on_the_threads(models, data, tmp_path, name, isa):
+    model = dropout_model(tmp_path / "m") if name == "dropout" else models[name]
+    env = {"HETMEM_ISA": "avx2"} if isa == "avx2" else {}
+    runs = []
+    for threads in (1, 2, 3, 8):
+        out = tmp_path / str(threads)
+        runs.append((values(train(model, data, out, steps=3, threads=threads, env=env, **RUN)),
+                     bits(out)))
+    assert all(run == runs[0] for run in runs[1:])
+
+
+def test_dropout_is_honoured(models, data, tmp_path):
+    model = dropout_model(tmp_path / "m")
+    with_dropout = train(model, data, tmp_path / "a", steps=2, **RUN)
+    other_seed = train(model, data, tmp_path / "b", steps=2, seed=43, shuffle="false", **RUN)
+    same_windows = train(model, data, tmp_path / "c", steps=2, shuffle="false", **RUN)
+    assert other_seed[0]["loss"] != same_windows[0]["loss"]
+    assert with_dropout[0]["loss"] > 0
+    evaluated = train(model, data, tmp_path / "d", steps=1, eval_data=data,
+                      **(RUN | {"learning_rate": 0}))
+    plain = train(model, data, tmp_path / "e", steps=1, eval_data=data, seed=1,
+                  **(RUN | {"learning_rate": 0}))
+    assert evaluated[-1]["eval_loss"] == plain[-1]["eval_loss"]  # none in evaluation
+
+
+@pytest.mark.parametrize("name,optimizer", [("gpt2", "adamw"), ("qwen2", "sgd"),
+                                            ("dropout", "adamw"), ("bf16", "adamw")])
+def test_resume_gives_the_same_bits(models, data, tmp_path, name, optimizer):
+    if name == "dropout":
+        model = dropout_model(tmp_path / "m")
+    elif name == "bf16":
+        import transformers
+
+        model = tmp_path / "m"
+        transformers.AutoModelForCausalLM.from_pretrained(
+            models["llama"], dtype=torch.bfloat16).save_pretrained(model)
+    else:
+        model = models[name]
+    flags = RUN | dict(optimizer=optimizer, steps=7, gradient_accumulation_steps=2)
+    whole = train(model, data, tmp_path / "whole", **flags)
+    train(model, data, tmp_path / "cut", save_steps=2, save_total_limit=2, **flags)
+    kept = sorted(p.name for p in (tmp_path / "cut").glob("checkpoint-*"))
+    assert kept == ["checkpoint-4", "checkpoint-6"]
+    resumed = train(model, data, tmp_path / "cut", save_steps=2,
+                    resume_from_checkpoint=tmp_path / "cut" / "checkpoint-4", **flags)
+    assert values(resumed) == values(whole)
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+    latest = train(model, data, tmp_path / "cut", resume_from_checkpoint="latest", **flags)
+    assert values(latest) == values(whole)
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_run_goes_on(models, data, tmp_path, number, code):
+    flags = ["--model", models["gpt2"], "--data", data, "--steps", "4000", "--batch-size", "2",
+             "--sequence-length", "33"]
+    process = subprocess.Popen([BINARY, "train", *map(str, flags), "--out", tmp_path / "o"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(5):
+        process.stdout.readline()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    done = metrics(tmp_path / "o")[-1]["step"]
+    assert (tmp_path / "o" / f"checkpoint-{done}" / "trainer_state.json").exists()
+    assert not (tmp_path / "o" / "final").exists()
+    whole = train(models["gpt2"], data, tmp_path / "w", steps=4000, batch_size=2,
+                  sequence_length=33)
+    again = train(models["gpt2"], data, tmp_path / "o", steps=4000, batch_size=2,
+                  sequence_length=33, resume_from_checkpoint="latest")
+    assert values(again) == values(whole)
+
+
+def test_windows_are_those_of_the_contract(models, tmp_path):
+    """Unshuffled: step s takes the next windows; the last incomplete batch is dropped; then a new
+    epoch begins. Losses at rate 0 name the windows."""
+    tokens = np.random.RandomState(1).randint(0, 331, 5 * 8 + 1)
+    data = write_tokens(tmp_path / "d.bin", tokens)
+    flags = dict(batch_size=2, sequence_length=8, learning_rate=0, shuffle="false")
+    lines = train(models["gpt2"], data, tmp_path / "o", steps=5, **flags)
+    losses = [line["loss"] for line in lines]
+    assert losses[2] == losses[0] and losses[3] == losses[1] and losses[4] == losses[0]
+    assert losses[0] != losses[1]
+    epochs = train(models["gpt2"], data, tmp_path / "e", epochs=2, **flags)
+    assert len(epochs) == 4
+    shuffled = train(models["gpt2"], data, tmp_path / "s", steps=5,
+                     **(flags | {"shuffle": "true", "batch_size": 1}))
+    ordered = train(models["gpt2"], data, tmp_path / "r", steps=5, **(flags | {"batch_size": 1}))
+    assert sorted(line["loss"] for line in shuffled) == sorted(line["loss"] for line in ordered)
+    assert [line["loss"] for line in shuffled] != [line["loss"] for line in ordered]
+
+
+def test_files_are_one_stream_in_order(models, tmp_path):
+    tokens = np.random.RandomState(1).randint(0, 331, 65)
+    whole = write_tokens(tmp_path / "w.bin", tokens)
+    parts = [write_tokens(tmp_path / "b.bin", tokens[:27]),
+             write_tokens(tmp_path / "a.bin", tokens[27:])]
+    flags = dict(batch_size=1, sequence_length=8, learning_rate=0, shuffle="false", epochs=1)
+    one = train(models["gpt2"], whole, tmp_path / "1", **flags)
+    words = ["--data", *parts]
+    done = hetmem("train", "--model", models["gpt2"], *words, "--out", tmp_path / "2",
+                  *[w for k, v in flags.items() for w in ("--" + k.replace("_", "-"), v)])
+    assert done.returncode == 0, done.stderr
+    assert values(metrics(tmp_path / "2")) == values(one)
+
+
+def test_metrics_have_the_fields_of_the_contract(models, data, tmp_path):
+    lines = train(models["gpt2"], data, tmp_path / "o", steps=2, **RUN)
+    assert list(lines[0]) == [
+        "step", "loss", "grad_norm", "learning_rate", "tokens", "seconds", "tokens_per_second",
+        "memory", "traffic", "exposed_copy_seconds", "fraction_of_bound"]
+    assert lines[0]["step"] == 1 and lines[0]["tokens"] == 66
+    assert set(lines[0]["memory"]) == {"device", "host", "disk"}
+    assert set(lines[0]["memory"]["device"]) == {"peak", "budget"}
+    assert set(lines[0]["traffic"]) == {"to_device", "to_host", "disk_read", "disk_write"}
+    out = tmp_path / "o"
+    assert (out / "config.yaml").exists() and json.loads((out / "plan.json").read_text())["fits"]
+    again = hetmem("train", "--config", out / "config.yaml", "--out", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    assert values(metrics(tmp_path / "again")) == values(lines)
+
+
+def test_json_lines_on_stdout_when_not_a_terminal(models, data, tmp_path):
+    done = hetmem("train", "--model", models["gpt2"], "--data", data, "--steps", 2,
+                  "--batch-size", 1, "--sequence-length", 8, "--out", tmp_path / "o")
+    assert [json.loads(line)["step"] for line in done.stdout.splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_plan_is_what_is_reserved(models, data, tmp_path, name):
+    flags = ["--model", models[name], "--batch-size", 2, "--sequence-length", 33]
+    plan = json.loads(hetmem("plan", *flags, "--json").stdout)
+    assert plan["fits"] and plan["tiers"]["device"]["peak"] == sum(
+        plan["tiers"]["device"]["by_kind"].values())
+    parameters = sum(value.numel() for value in state_of(models[name]).values())
+    assert plan["parameters"] == parameters
+    assert plan["tiers"]["device"]["by_kind"]["weights"] >= 4 * parameters
+    lines = train(models[name], data, tmp_path / "o", steps=2, **RUN)
+    assert lines[-1]["memory"]["device"]["peak"] == plan["tiers"]["device"]["peak"]
+
+
+def test_a_budget_that_is_too_small(models, data, tmp_path):
+    flags = ["--model", models["qwen2"], "--batch-size", 2, "--sequence-length", 33]
+    small = hetmem("plan", *flags, "--device-memory", "300KiB", "--json")
+    assert small.returncode == 3
+    plan = json.loads(small.stdout)
+    assert not plan["fits"] and plan["step_seconds"] is None
+    least = plan["smallest_device_memory"]
+    error = train(models["qwen2"], data, tmp_path / "o", expect=3, steps=1,
+                  device_memory=least - 1, **RUN)
+    assert str(least) in error.replace(",", "") or "smallest" in error
+    assert not (tmp_path / "o").exists()
+    lines = train(models["qwen2"], data, tmp_path / "o", steps=1, device_memory=least, **RUN)
+    assert lines[0]["memory"]["device"] == {"peak": least, "budget": least}
+    roomy = train(models["qwen2"], data, tmp_path / "r", steps=1, **RUN)
+    assert values(roomy) == values(lines)
+
+
+def test_from_scratch_draws_as_transformers_does(tmp_path, data):
+    import transformers
+
+    for name, config in {
+        "gpt2": transformers.GPT2Config(vocab_size=331, n_positions=64, n_embd=96, n_layer=3,
+                                        n_head=4),
+        "llama": transformers.LlamaConfig(vocab_size=331, hidden_size=96, intermediate_size=200,
+                                          num_hidden_layers=2, num_attention_heads=4,
+                                          max_position_embeddings=64, initializer_range=0.05),
+    }.items():
+        config.save_pretrained(tmp_path / name)
+        train(tmp_path / name, data, tmp_path / (name + "-o"), from_scratch=True, steps=1,
+              batch_size=1, sequence_length=8, learning_rate=0)
+        train(tmp_path / name, data, tmp_path / (name + "-p"), from_scratch=True, steps=1,
+              batch_size=2, sequence_length=8, learning_rate=0)
+        assert bits(tmp_path / (name + "-o")) == bits(tmp_path / (name + "-p"))
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        found = state_of(tmp_path / (name + "-o") / "final")
+        for weight, value in model.state_dict().items():
+            if weight not in found:
+                continue
+            drawn = found[weight]
+            if value.ndim < 2:
+                assert torch.equal(drawn, value), weight  # zeros and ones
+                continue
+            # Two samples of one normal: five standard errors of the difference of their deviations.
+            n = value.numel()
+            assert abs(drawn.std() / value.std() - 1) < 5 / np.sqrt(n), weight
+            assert abs(drawn.mean()) < 5 * value.std() / np.sqrt(n), weight
+
+
+def test_skip_non_finite_steps(models, data, tmp_path):
+    """A rate that explodes: stop says so with exit code 5, skip goes on and leaves weights alone."""
+    flags = RUN | dict(learning_rate=1e30, max_grad_norm=0, lr_scheduler_type="constant",
+                       optimizer="sgd")
+    error = train(models["gpt2"], data, tmp_path / "s", expect=5, steps=6, **flags)
+    assert "not finite" in error
+    lines = train(models["gpt2"], data, tmp_path / "k", steps=6, on_nonfinite="skip", **flags)
+    skipped = [line for line in lines if line.get("skipped")]
+    assert skipped and all(line["loss"] is None for line in skipped)
+    assert [line["step"] for line in lines] == list(range(1, 7))
+
+
+def test_a_trace_is_a_chrome_trace(models, data, tmp_path):
+    train(models["gpt2"], data, tmp_path / "o", steps=2, trace=tmp_path / "t.json", **RUN)
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    names = {event["name"] for event in events if event["ph"] == "X"}
+    assert {"attention", "linear_backward_weight", "optimizer"} <= names
+
+
+def test_rss_stays_within_the_budgets(models, data, tmp_path):
+    """Device budget plus 256 MiB, measured by the kernel."""
+    words = ["--model", models["gpt2"], "--data", data, "--out", tmp_path / "o", "--steps", "4000",
+             "--device-memory", "8MiB", "--host-memory", "1MiB"]
+    process = subprocess.Popen([BINARY, "train", *map(str, words)], stdout=subprocess.PIPE,
+                               text=True)
+    for _ in range(3):
+        line = json.loads(process.stdout.readline())
+    with open(f"/proc/{process.pid}/status") as file:
+        (peak,) = [int(text.split()[1]) * 1024 for text in file if text.startswith("VmHWM")]
+    process.terminate()
+    process.communicate(timeout=60)
+    assert line["memory"]["device"]["budget"] == 8 << 20
+    assert peak < (8 + 1 + 256) << 20
+
+
+def test_quick_commands_are_quick(models):
+    """Not a timing: these commands must not touch weights, so that they can be quick."""
+    done = hetmem("plan", "--model", models["gpt2"], "--json")
+    assert done.returncode == 0
+    doctor = json.loads(hetmem("doctor", "--json").stdout)
+    assert doctor["threads"] >= 1 and doctor["instruction_set"] in ("avx2", "avx512")
+    assert "compiler" in hetmem("--version").stdout
+    assert hetmem("train", "--help").returncode == 0
