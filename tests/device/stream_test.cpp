@@ -1,0 +1,122 @@
+#include "device/stream.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+#include <numeric>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "device/thread_pool.h"
+
+namespace hetmem {
+namespace {
+
+TEST(ThreadPool, EveryItemRunsOnce) {
+  for (const int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.threads(), threads);
+    for (const int64_t count : {0, 1, 2, 7, 1000}) {
+      std::vector<std::atomic<int>> runs(static_cast<size_t>(count));
+      pool.parallel_for(count, [&](int64_t i) { ++runs[static_cast<size_t>(i)]; });
+      for (const auto& times : runs) EXPECT_EQ(times, 1);
+    }
+  }
+}
+
+TEST(ThreadPool, BlocksCoverTheRange) {
+  ThreadPool pool(3);
+  std::vector<std::atomic<int>> seen(1001);
+  pool.parallel_blocks(1001, 100, [&](int64_t begin, int64_t end) {
+    EXPECT_LE(end - begin, 100);
+    for (int64_t i = begin; i < end; ++i) ++seen[static_cast<size_t>(i)];
+  });
+  for (const auto& times : seen) EXPECT_EQ(times, 1);
+}
+
+TEST(ThreadPool, TheFirstExceptionReachesTheCaller) {
+  ThreadPool pool(4);
+  EXPECT_THROW(pool.parallel_for(100,
+                                 [](int64_t i) {
+                                   if (i == 57) throw std::runtime_error("57");
+                                 }),
+               std::runtime_error);
+  std::atomic<int> runs = 0;
+  pool.parallel_for(10, [&](int64_t) { ++runs; });
+  EXPECT_EQ(runs, 10);
+}
+
+TEST(ThreadPool, SeveralCallersAreServed) {
+  ThreadPool pool(2);
+  std::atomic<int64_t> sum = 0;
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 4; ++caller) {
+    callers.emplace_back([&] {
+      for (int round = 0; round < 50; ++round) pool.parallel_for(20, [&](int64_t i) { sum += i; });
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(sum, int64_t{4} * 50 * 190);
+}
+
+TEST(Stream, RunsInOrderWithoutTheCaller) {
+  ThreadPool pool(1);
+  CpuStream stream("s", pool);
+  std::promise<void> gate;
+  std::vector<int> order;
+  stream.enqueue([future = gate.get_future().share()](ThreadPool&) { future.wait(); });
+  for (int i = 0; i < 10; ++i) stream.enqueue([&order, i](ThreadPool&) { order.push_back(i); });
+  const Event done = stream.record();
+  EXPECT_FALSE(done.complete());  // the queue is held, the caller is not
+  gate.set_value();
+  done.synchronize();
+  EXPECT_TRUE(done.complete());
+  std::vector<int> expected(10);
+  std::iota(expected.begin(), expected.end(), 0);
+  EXPECT_EQ(order, expected);
+}
+
+TEST(Stream, WaitsForTheEventOfAnother) {
+  ThreadPool pool(1);
+  CpuStream producer("producer", pool);
+  CpuStream consumer("consumer", pool);
+  std::promise<void> gate;
+  int value = 0;
+  int seen = -1;
+  producer.enqueue([future = gate.get_future().share()](ThreadPool&) { future.wait(); });
+  producer.enqueue([&value](ThreadPool&) { value = 7; });
+  consumer.wait(producer.record());
+  consumer.enqueue([&](ThreadPool&) { seen = value; });
+  gate.set_value();
+  consumer.synchronize();
+  EXPECT_EQ(seen, 7);
+}
+
+TEST(Stream, CopiesAreWorkOfTheStream) {
+  ThreadPool pool(1);
+  CpuStream stream("s", pool);
+  std::promise<void> gate;
+  std::vector<int> from{1, 2, 3};
+  std::vector<int> to(3, 0);
+  stream.enqueue([future = gate.get_future().share()](ThreadPool&) { future.wait(); });
+  stream.copy(to.data(), from.data(), 12);
+  from[0] = 10;  // the copy has not happened yet: it must see this
+  gate.set_value();
+  stream.synchronize();
+  EXPECT_EQ(to, (std::vector<int>{10, 2, 3}));
+}
+
+TEST(Stream, AnErrorStopsItAndIsRethrown) {
+  ThreadPool pool(1);
+  CpuStream stream("s", pool);
+  bool ran = false;
+  stream.enqueue([](ThreadPool&) { throw std::runtime_error("broken"); });
+  stream.enqueue([&ran](ThreadPool&) { ran = true; });
+  EXPECT_THROW(stream.synchronize(), std::runtime_error);
+  EXPECT_FALSE(ran);
+}
+
+}  // namespace
+}  // namespace hetmem
