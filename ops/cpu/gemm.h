@@ -47,4 +47,9 @@ void gemm_with_rule(ThreadPool& pool, const GemmRule& rule, const GemmShape& sha
 void gemm_single(GemmKernel kernel, const GemmShape& shape, const float* a, int64_t lda,
                  const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
 
+// One GEMM as the library itself shares it among threads: what benchmarks compare with. Call it
+// from a thread of no pool.
+void gemm_by_library(GemmKernel kernel, int threads, const GemmShape& shape, const float* a,
+                     int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
+
 }  // namespace hetmem::ops::cpu
