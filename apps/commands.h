@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "runtime/train_config.h"
 
@@ -14,6 +15,13 @@ struct PlanOutput {
   bool dump_program = false;
 };
 int plan(const TrainConfig& config, const PlanOutput& output);
+struct TokenizeOptions {
+  std::string model;
+  std::vector<std::string> files;
+  std::string data_glob = "*";
+  std::string out;
+};
+int tokenize(const TokenizeOptions& options);
 int doctor(bool json, bool measure);
 std::string version_text();
 std::string processor_name();

@@ -100,6 +100,21 @@ int run(int argc, char** argv) {
   PlanOutput plan_output;
   plan_command->add_flag("--json", plan_output.json, "one JSON object");
   plan_command->add_flag("--dump-program", plan_output.dump_program, "print the ops of a step");
+  CLI::App* tokenize_command =
+      app.add_subcommand("tokenize", "write the token file that train would make of text");
+  TokenizeOptions tokenize_options;
+  tokenize_command->add_option("--model", tokenize_options.model, "Hugging Face folder")
+      ->type_name("DIR")
+      ->required();
+  tokenize_command->add_option("files", tokenize_options.files, "text, .jsonl, .bin, folders")
+      ->type_name("FILE...")
+      ->required();
+  tokenize_command
+      ->add_option("--data-glob", tokenize_options.data_glob, "which files of a folder [*]")
+      ->type_name("GLOB");
+  tokenize_command->add_option("-o,--out", tokenize_options.out, "the token file to write")
+      ->type_name("FILE.bin")
+      ->required();
   CLI::App* doctor_command = app.add_subcommand("doctor", "what this machine has");
   bool doctor_json = false;
   bool doctor_measure = false;
@@ -131,6 +146,7 @@ int run(int argc, char** argv) {
   }
   if (train_command->parsed()) return train(train_table.resolve());
   if (plan_command->parsed()) return plan(plan_table.resolve(), plan_output);
+  if (tokenize_command->parsed()) return tokenize(tokenize_options);
   if (bench_command->parsed()) return bench(bench_name, bench_options);
   return doctor(doctor_json, doctor_measure);
 }
