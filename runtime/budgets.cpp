@@ -17,18 +17,15 @@ Budgets budgets_of(const TrainConfig& config) {
   return budgets;
 }
 
-int64_t smallest_device_memory(const BytesByKind& training, const BytesByKind& evaluation) {
-  // Evaluation runs between steps with gradients and moments in place, in the room of the pool.
-  const auto held = [](const BytesByKind& bytes, MemoryKind kind) {
-    return bytes[static_cast<size_t>(kind)];
-  };
-  const int64_t during_evaluation = total(evaluation) + held(training, MemoryKind::kGradients) +
-                                    held(training, MemoryKind::kOptimizer);
-  return std::max(total(training), during_evaluation);
+int64_t smallest_device_memory(const MemoryPlan& training, const MemoryPlan& evaluation) {
+  // Evaluation runs between steps, in the room of the pool; what the optimizer keeps stays.
+  const int64_t during_evaluation = total(evaluation.bytes()) + training.gradients.bytes +
+                                    training.moments * training.optimizer.bytes;
+  return std::max(total(training.bytes()), during_evaluation);
 }
 
-Budgets resolve_budgets(const TrainConfig& config, const BytesByKind& training,
-                        const BytesByKind& evaluation) {
+Budgets resolve_budgets(const TrainConfig& config, const MemoryPlan& training,
+                        const MemoryPlan& evaluation) {
   const Budgets budgets = budgets_of(config);
   const int64_t needed = smallest_device_memory(training, evaluation);
   if (needed > budgets.device) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "device/tier.h"
+#include "runtime/memory_plan.h"
 #include "runtime/train_config.h"
 
 namespace hetmem {
@@ -17,9 +18,9 @@ struct Budgets {
 // Does not throw where a plan does not fit.
 Budgets budgets_of(const TrainConfig& config);
 // The same, checked: throws Error (kDoesNotFit) naming the smallest device budget that works.
-Budgets resolve_budgets(const TrainConfig& config, const BytesByKind& training,
-                        const BytesByKind& evaluation);
+Budgets resolve_budgets(const TrainConfig& config, const MemoryPlan& training,
+                        const MemoryPlan& evaluation);
 // The smallest device budget that works: the larger of the two peaks.
-int64_t smallest_device_memory(const BytesByKind& training, const BytesByKind& evaluation);
+int64_t smallest_device_memory(const MemoryPlan& training, const MemoryPlan& evaluation);
 
 }  // namespace hetmem

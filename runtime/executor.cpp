@@ -37,7 +37,7 @@ void Executor::bind(const ParameterViews& parameters) {
   views_.resize(program_.values.size());
   for (size_t i = 0; i < program_.weights.size(); ++i) {
     views_[static_cast<size_t>(program_.weights[i])] = parameters.weights[i];
-    if (program_.training && program_.gradients[i] != kNoValue) {
+    if (program_.training && program_.gradients[i] != kNoValue && !plan_.pooled_gradients) {
       views_[static_cast<size_t>(program_.gradients[i])] = parameters.gradients[i];
     }
   }
@@ -56,6 +56,11 @@ void Executor::bind(const ParameterViews& parameters) {
     if (value.name == "labels") labels_ = views_[i];
   }
   HETMEM_ASSERT(tokens_ && labels_ && program_.loss != kNoValue);
+}
+
+TensorView Executor::gradient(size_t weight) const {
+  const ValueId id = program_.gradients[weight];
+  return id == kNoValue ? TensorView{} : views_[static_cast<size_t>(id)];
 }
 
 TensorView Executor::place(ValueId id) const {

@@ -14,7 +14,8 @@
 
 namespace hetmem {
 
-// Where weights and gradients are, by Program::weights; a frozen weight has an empty gradient.
+// Where weights and gradients are, by Program::weights; a frozen weight has an empty gradient, and
+// so has every one where the plan puts gradients into the pool.
 struct ParameterViews {
   std::vector<TensorView> weights;
   std::vector<TensorView> gradients;
@@ -33,6 +34,8 @@ class Executor {
   void clear_loss();
   // Waits for the stream; the sum of the losses since clear_loss().
   double loss();
+  // Where the gradient of a weight is (by Program::weights); empty where it is frozen.
+  TensorView gradient(size_t weight) const;
 
  private:
   void bind(const ParameterViews& parameters);

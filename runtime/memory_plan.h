@@ -18,8 +18,11 @@ struct BlockLayout {
 };
 
 struct MemoryPlan {
-  BlockLayout weights;                     // by Program::weights
-  BlockLayout gradients;                   // by Program::weights; frozen ones take nothing
+  BlockLayout weights;  // by Program::weights
+  // By Program::weights; frozen ones take nothing, and none does where gradients are in the pool.
+  BlockLayout gradients;
+  // Gradients share the pool with activations: each from the step that makes it to the end.
+  bool pooled_gradients = false;
   BlockLayout optimizer;                   // one moment, by Program::weights
   int moments = 0;                         // how many of those blocks: 2 for AdamW, 1 for SGD
   BlockLayout inputs;                      // inputs, constants and the loss, by value
@@ -33,7 +36,12 @@ struct MemoryPlan {
 };
 
 // `optimizer_moments`: fp32 tensors that the optimizer keeps for each trained weight.
-MemoryPlan plan_memory(const Program& program, int optimizer_moments);
+// `pooled_gradients`: nothing is accumulated over micro-batches, so a gradient may take the place
+// of activations that its backward step was the last to read.
+MemoryPlan plan_memory(const Program& program, int optimizer_moments,
+                       bool pooled_gradients = false);
+// As a run of this configuration has it.
+MemoryPlan plan_training_memory(const Program& program, const TrainConfig& config);
 
 // Moments of an optimizer.
 int moments_of(OptimizerKind optimizer);

@@ -68,14 +68,15 @@ PlanReport make_plan(const TrainConfig& config) {
   const int64_t sequence = resolved_sequence_length(config, model);
   const Program program = compile_training(model, config, sequence);
   const Program evaluation = compile_evaluation(model, config, sequence);
-  const BytesByKind training_bytes = plan_memory(program, moments_of(config.optimizer)).bytes();
-  const BytesByKind evaluation_bytes = plan_memory(evaluation, 0).bytes();
+  const MemoryPlan training_memory = plan_training_memory(program, config);
+  const MemoryPlan evaluation_memory = plan_memory(evaluation, 0);
+  const BytesByKind training_bytes = training_memory.bytes();
   PlanReport plan;
   plan.rates = load_rates();
   const Budgets budgets = budgets_of(config);
   plan.device = {budgets.device, total(training_bytes), training_bytes};
   plan.host.budget = budgets.host;
-  plan.smallest_device_memory = smallest_device_memory(training_bytes, evaluation_bytes);
+  plan.smallest_device_memory = smallest_device_memory(training_memory, evaluation_memory);
   plan.fits = plan.smallest_device_memory <= budgets.device;
   for (const ValueId weight : program.weights) {
     plan.parameters += program.value(weight).shape.elements();

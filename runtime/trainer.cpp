@@ -62,6 +62,7 @@ struct Trainer::State {
   State(const TrainConfig& given, int64_t steps);
 
   void check_ids(std::span<const int32_t> ids) const;
+  void make_executor();
   void run_micro_batches(std::span<const int32_t> ids, StepReport& report);
   double gradient_norm();
   void apply_optimizer(double learning_rate, double gradient_scale);
@@ -101,10 +102,10 @@ Trainer::State::State(const TrainConfig& given, int64_t steps)
       total_steps(steps),
       program(compile_training(model, config, sequence)),
       eval_program(compile_evaluation(model, config, sequence)),
-      memory(plan_memory(program, moments_of(config.optimizer))),
+      memory(plan_training_memory(program, config)),
       eval_memory(plan_memory(eval_program, 0)),
-      device("device", resolve_budgets(config, memory.bytes(), eval_memory.bytes()).device),
-      host("host", resolve_budgets(config, memory.bytes(), eval_memory.bytes()).host),
+      device("device", resolve_budgets(config, memory, eval_memory).device),
+      host("host", resolve_budgets(config, memory, eval_memory).host),
       pool(static_cast<int>(config.threads)),
       compute("compute", pool) {
   weights = Buffer(device, memory.weights.bytes, MemoryKind::kWeights, MemorySpace::kDevice);
@@ -117,16 +118,21 @@ Trainer::State::State(const TrainConfig& given, int64_t steps)
     const Value& value = program.value(program.weights[i]);
     HETMEM_ASSERT(specs[i].name == value.name);
     views.weights.push_back(weights.view(memory.weights.offsets[i], value.dtype, value.shape));
-    const bool trained = program.gradients[i] != kNoValue;
+    const bool own_block = program.gradients[i] != kNoValue && !memory.pooled_gradients;
     views.gradients.push_back(
-        trained ? gradients.view(memory.gradients.offsets[i], value.dtype, value.shape)
-                : TensorView{});
+        own_block ? gradients.view(memory.gradients.offsets[i], value.dtype, value.shape)
+                  : TensorView{});
     decays.push_back(specs[i].decays);
     parameters += value.shape.elements();
   }
   square_sums.resize(program.weights.size(), 0.0);
   fill_weights(model, config, specs, views.weights);
+  make_executor();
+}
+
+void Trainer::State::make_executor() {
   executor.emplace(program, memory, device, compute, views);
+  for (size_t i = 0; i < views.gradients.size(); ++i) views.gradients[i] = executor->gradient(i);
 }
 
 void Trainer::State::check_ids(std::span<const int32_t> ids) const {
@@ -288,7 +294,7 @@ double Trainer::evaluate(std::span<const int32_t> tokens) {
   }
   const double sum = s.eval_executor->loss();
   s.eval_executor.reset();
-  s.executor.emplace(s.program, s.memory, s.device, s.compute, s.views);
+  s.make_executor();
   return sum / static_cast<double>(sequences * s.sequence);
 }
 
@@ -297,7 +303,7 @@ std::vector<StateTensor> Trainer::state() {
   std::vector<StateTensor> tensors;
   for (size_t i = 0; i < s.views.weights.size(); ++i) {
     StateTensor tensor{s.program.value(s.program.weights[i]).name, s.views.weights[i], {}};
-    for (int which = 0; which < s.memory.moments && s.views.gradients[i]; ++which) {
+    for (int which = 0; which < s.memory.moments && s.program.gradients[i] != kNoValue; ++which) {
       tensor.moments.push_back(s.moment(which, i));
     }
     tensors.push_back(std::move(tensor));

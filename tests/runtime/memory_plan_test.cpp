@@ -39,12 +39,14 @@ TEST(MemoryPlan, ThePoolIsCloseToItsLowerBound) {
         config.batch_size = batch;
         const Program program = compile_training(parse_model_config(json, name), config, sequence);
         verify(program);
-        const MemoryPlan plan = plan_memory(program, 2);
-        int64_t pool = 0;
-        for (const int64_t bytes : plan.pool) pool += bytes;
-        EXPECT_GE(pool, plan.pool_lower_bound);
-        EXPECT_LE(static_cast<double>(pool), 1.02 * static_cast<double>(plan.pool_lower_bound))
-            << name << " batch " << batch << " sequence " << sequence;
+        for (const bool pooled : {false, true}) {
+          const MemoryPlan plan = plan_memory(program, 2, pooled);
+          int64_t pool = 0;
+          for (const int64_t bytes : plan.pool) pool += bytes;
+          EXPECT_GE(pool, plan.pool_lower_bound);
+          EXPECT_LE(static_cast<double>(pool), 1.02 * static_cast<double>(plan.pool_lower_bound))
+              << name << " batch " << batch << " sequence " << sequence;
+        }
       }
     }
   }
@@ -55,7 +57,7 @@ constexpr const char* kTiny = R"({"model_type":"qwen3","vocab_size":61,"hidden_s
   "head_dim":16,"max_position_embeddings":16,"rms_norm_eps":1e-6,"tie_word_embeddings":true})";
 
 // Loss and gradients of one micro-batch under some compile options.
-std::vector<float> gradients_of(const CompileOptions& options) {
+std::vector<float> gradients_of(const CompileOptions& options, bool pooled = false) {
   const ModelConfig model = parse_model_config(kTiny, "tiny");
   CompileOptions all = options;
   all.workspace = [](OpKind kind, const OpParams& params, const std::vector<Value>& inputs) {
@@ -65,7 +67,7 @@ std::vector<float> gradients_of(const CompileOptions& options) {
   };
   const Program program = compile(build_graph(model, {2, 8}, true), all);
   verify(program);
-  const MemoryPlan plan = plan_memory(program, 2);
+  const MemoryPlan plan = plan_memory(program, 2, pooled);
   Tier device("device", int64_t{1} << 30);
   ThreadPool pool(2);
   CpuStream stream("compute", pool);
@@ -75,7 +77,9 @@ std::vector<float> gradients_of(const CompileOptions& options) {
   for (size_t i = 0; i < program.weights.size(); ++i) {
     const Value& value = program.value(program.weights[i]);
     views.weights.push_back(weights.view(plan.weights.offsets[i], value.dtype, value.shape));
-    views.gradients.push_back(gradients.view(plan.gradients.offsets[i], value.dtype, value.shape));
+    views.gradients.push_back(
+        pooled ? TensorView{}
+               : gradients.view(plan.gradients.offsets[i], value.dtype, value.shape));
     for (int64_t e = 0; e < value.shape.elements(); ++e) {
       views.weights.back().as<float>()[e] =
           0.2F * static_cast<float>(normal_pair(1, i, static_cast<uint64_t>(e))[0]);
@@ -93,7 +97,8 @@ std::vector<float> gradients_of(const CompileOptions& options) {
   runtime.loss_scale = 1.0 / 15;
   executor.run(tokens, labels, runtime);
   std::vector<float> result{static_cast<float>(executor.loss())};
-  for (const TensorView& view : views.gradients) {
+  for (size_t i = 0; i < program.weights.size(); ++i) {
+    const TensorView view = executor.gradient(i);
     result.insert(result.end(), view.as<float>(), view.as<float>() + view.elements());
   }
   return result;
@@ -107,7 +112,8 @@ TEST(MemoryPlan, SharingMemoryChangesNoBit) {
   CompileOptions kept;
   kept.remake = false;
   EXPECT_EQ(together, gradients_of(kept));
-  EXPECT_GT(together[0], 15 * 3.0F);  // about 15 labels times ln 61
+  EXPECT_EQ(together, gradients_of({}, true));  // gradients in the place of activations
+  EXPECT_GT(together[0], 15 * 3.0F);            // about 15 labels times ln 61
 }
 
 TEST(MemoryPlan, InPlaceWritesAndRemakingSaveMemory) {
