@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/manifest.h"
 #include "io/safetensors.h"
 #include "models/models.h"
 #include "runtime/model_weights.h"
@@ -89,6 +90,7 @@ std::vector<int64_t> checkpoint_steps(const std::string& out) {
 void save_model(Trainer& trainer, const std::string& folder) {
   AtomicDirectory directory(folder);
   write_model(trainer, directory.path());
+  write_manifest(directory.path());
   directory.commit();
 }
 
@@ -99,15 +101,19 @@ void save_checkpoint(Trainer& trainer, const std::string& folder) {
   Json state;
   state["step"] = trainer.steps_done();
   state["optimizer_count"] = trainer.optimizer_count();
-  state["seed"] = trainer.config().seed;
-  state["batch_size"] = trainer.config().batch_size;
-  state["gradient_accumulation_steps"] = trainer.config().gradient_accumulation_steps;
-  state["sequence_length"] = trainer.sequence_length();
+  // Windows and dropout are drawn by counters: where they stand follows from the step alone.
+  state["sampler"] = {{"shuffle", trainer.config().shuffle},
+                      {"seed", trainer.config().seed},
+                      {"next_window", trainer.steps_done() * trainer.sequences_per_step()}};
+  state["rng"] = {{"generator", "philox4x32-10"}, {"seed", trainer.config().seed}};
+  state["configuration"] = to_yaml(trainer.config());
   write_text_file(directory.path() + "/trainer_state.json", state.dump(2) + "\n");
+  write_manifest(directory.path());
   directory.commit();
 }
 
 void load_checkpoint(Trainer& trainer, const std::string& folder) {
+  verify_manifest(folder);
   const std::string state_path = folder + "/trainer_state.json";
   const Json state = read_json_file(state_path);
   for (const char* key : {"step", "optimizer_count"}) {

@@ -82,6 +82,25 @@ def test_resume_gives_the_same_bits(models, data, tmp_path, name, optimizer):
     assert values(latest) == values(whole)
 
 
+def test_a_damaged_checkpoint_is_refused(models, data, tmp_path):
+    out = tmp_path / "o"
+    train(models["gpt2"], data, out, steps=2, save_steps=1, **RUN)
+    checkpoint = out / "checkpoint-1"
+    manifest = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    assert set(manifest) == {p.name for p in checkpoint.iterdir()} - {"manifest.json"}
+    path = checkpoint / "optimizer.safetensors"
+    content = bytearray(path.read_bytes())
+    assert manifest[path.name]["bytes"] == len(content)
+    content[-5] ^= 1
+    path.write_bytes(content)
+    error = train(models["gpt2"], data, out, expect=4, steps=2, resume_from_checkpoint=checkpoint,
+                  **RUN)
+    assert "optimizer.safetensors" in error
+    path.unlink()
+    assert "missing" in train(models["gpt2"], data, out, expect=4, steps=2,
+                              resume_from_checkpoint=checkpoint, **RUN)
+
+
 @pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_run_goes_on(models, data, tmp_path, number, code):
     flags = ["--model", models["gpt2"], "--data", data, "--steps", "4000", "--batch-size", "2",

@@ -1,0 +1,15 @@
+// manifest.json: the sizes and XXH3-128 sums of the files of a folder, written last, so that a folder
+// can be checked before it is trusted. Stateless.
+#pragma once
+
+#include <string>
+
+namespace hetmem {
+
+// Describes every regular file directly in `folder`. Throws Error (kStorage).
+void write_manifest(const std::string& folder);
+// Throws Error (kStorage) that names the file which is missing, or of another size or sum;
+// kBadInput where the folder has no readable manifest.
+void verify_manifest(const std::string& folder);
+
+}  // namespace hetmem
