@@ -32,6 +32,7 @@ struct AttentionTile {
   uint64_t random_key;
   uint32_t dropout_site;
   int64_t draw_base;  // (b * H + h) * T * T: index of the first draw of this head
+  int64_t past;       // keys before the first query: query i sees keys [0, past + i]
 };
 
 struct KernelTable {
@@ -63,6 +64,9 @@ struct KernelTable {
   void (*attention_forward)(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,
                             int64_t q_stride, const float* k, const float* v, int64_t kv_stride,
                             float* o, int64_t o_stride, float* lse);
+  // the same for one query that sees all of `keys`
+  void (*attention_decode)(const float* q, const float* k, const float* v, int64_t kv_stride,
+                           int64_t keys, int64_t head_dim, float scale, float* o);
   // adds to dq, dk and dv, which the caller has cleared
   void (*attention_backward)(const AttentionTile& tile, const float* q, int64_t q_stride,
                              const float* k, const float* v, int64_t kv_stride, const float* o,

@@ -222,6 +222,7 @@ const KernelTable kernel_table_of_isa{layer_norm_row,
                                       adamw,
                                       sum_of_squares,
                                       attention_forward,
+                                      attention_decode,
                                       attention_backward};
 
 }  // namespace hetmem::ops::cpu::HETMEM_ISA
