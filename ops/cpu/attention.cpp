@@ -100,10 +100,9 @@ void cached_attention(ThreadPool& pool, const OpCall& call, const KeyValueRows& 
   const int64_t group = params.heads / params.kv_heads;
   pool.parallel_for(params.heads, [&](int64_t head) {
     const int64_t column = head / group * d;
-    kernel_table().attention_decode(
-        fresh.q.as<float>() + head * d, cache.keys.as<float>() + column,
-        cache.values.as<float>() + column, cache.keys.row_stride, cache.position + 1, d,
-        params.scale, o.as<float>() + head * d);
+    kernel_table().attention_decode(fresh.q.as<float>() + head * d, cache.keys.as<float>() + column,
+                                    cache.values.as<float>() + column, cache.keys.row_stride,
+                                    cache.position + 1, d, params.scale, o.as<float>() + head * d);
   });
 }
 

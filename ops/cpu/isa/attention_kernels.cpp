@@ -92,8 +92,8 @@ struct ForwardTile {
   float most[kTile];
 };
 
-// Scores of queries [q0, q0+rows) against keys [k0, k0+count): scaled; -inf for keys that come after
-// the query.
+// Scores of queries [q0, q0+rows) against keys [k0, k0+count): scaled; -inf for keys that come
+// after the query.
 void mask_and_scale(const AttentionTile& tile, int64_t q0, int64_t rows, int64_t k0, int64_t count,
                     float* scores) {
   for (int64_t i = 0; i < rows; ++i) {
