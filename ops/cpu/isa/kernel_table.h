@@ -57,6 +57,12 @@ struct KernelTable {
   void (*add_bias)(const float* bias, float* y, int64_t n);
   // head: turns logits into (softmax - onehot) * scale in place; returns the loss
   double (*cross_entropy_row)(float* logits, int64_t n, int64_t label, float scale, bool gradient);
+  // products of a matrix and one vector: y[i] = w[i, :] . x + beta y[i] for rows i of w, and
+  // y[j] = sum over i of x[i] w[i, j] + beta y[j] for columns j
+  void (*gemv_rows)(const float* w, int64_t stride, int64_t rows, const float* x, int64_t n,
+                    float beta, float* y);
+  void (*gemv_columns)(const float* w, int64_t stride, int64_t columns, const float* x, int64_t n,
+                       float beta, float* y);
   // optimizer
   void (*adamw)(const AdamWScalars& s, float* w, const float* g, float* m, float* v, int64_t n);
   double (*sum_of_squares)(const float* x, int64_t n);

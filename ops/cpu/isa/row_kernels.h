@@ -5,6 +5,10 @@
 
 namespace hetmem::ops::cpu::HETMEM_ISA {
 
+void gemv_rows(const float* w, int64_t stride, int64_t rows, const float* x, int64_t n, float beta,
+               float* y);
+void gemv_columns(const float* w, int64_t stride, int64_t columns, const float* x, int64_t n,
+                  float beta, float* y);
 void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,
                        int64_t q_stride, const float* k, const float* v, int64_t kv_stride,
                        float* o, int64_t o_stride, float* lse);
