@@ -16,5 +16,6 @@ struct PlanOutput {
 int plan(const TrainConfig& config, const PlanOutput& output);
 int doctor(bool json, bool measure);
 std::string version_text();
+std::string processor_name();
 
 }  // namespace hetmem::apps

@@ -20,6 +20,8 @@ namespace {
 
 constexpr int kDoesNotFitCode = 3;
 
+}  // namespace
+
 std::string processor_name() {
   std::ifstream file("/proc/cpuinfo");
   std::string line;
@@ -28,8 +30,6 @@ std::string processor_name() {
   }
   return "unknown processor";
 }
-
-}  // namespace
 
 int plan(const TrainConfig& config, const PlanOutput& output) {
   if (output.dump_program) {

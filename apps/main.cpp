@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/bench.h"
 #include "apps/commands.h"
 #include "core/error.h"
 
@@ -105,6 +106,23 @@ int run(int argc, char** argv) {
   doctor_command->add_flag("--json", doctor_json, "one JSON object");
   doctor_command->add_flag("--measure", doctor_measure, "measure rates and keep them for plan");
 
+  CLI::App* bench_command = app.add_subcommand("bench", "measure one thing beside its reference");
+  BenchOptions bench_options;
+  std::string bench_name;
+  bench_command->add_option("name", bench_name, "gemm, adam or step")->required();
+  bench_command->add_flag("--json", bench_options.json, "one JSON object");
+  bench_command->add_option("--threads", bench_options.threads, "[all]")->type_name("N");
+  bench_command->add_option("--repeats", bench_options.repeats, "the best of N [5]")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000));
+  bench_command->add_option("--model", bench_options.model, "gemm, step: a model folder")
+      ->type_name("DIR");
+  bench_command->add_option("--batch-size", bench_options.batch_size, "gemm, step")->type_name("N");
+  bench_command->add_option("--sequence-length", bench_options.sequence_length, "gemm, step")
+      ->type_name("N");
+  bench_command->add_option("--tune", bench_options.tune, "gemm: write the best rules to a file")
+      ->type_name("FILE");
+
   try {
     app.parse(normalised(argc, argv));
   } catch (const CLI::ParseError& error) {
@@ -113,6 +131,7 @@ int run(int argc, char** argv) {
   }
   if (train_command->parsed()) return train(train_table.resolve());
   if (plan_command->parsed()) return plan(plan_table.resolve(), plan_output);
+  if (bench_command->parsed()) return bench(bench_name, bench_options);
   return doctor(doctor_json, doctor_measure);
 }
 

@@ -77,6 +77,7 @@ Program compile(const Graph& graph, const CompileOptions& options) {
   if (options.fuse) fuse_residual_adds(values, nodes);
   if (options.training) derive_backward(values, nodes, options.fuse);
   remove_dead_nodes(values, nodes);
+  if (options.remake) remake_cheap_values(values, nodes);
 
   Program program;
   program.training = options.training;

@@ -53,6 +53,7 @@ struct CompileOptions {
   std::function<int64_t(OpKind, const OpParams&, const std::vector<Value>& inputs)> workspace;
   bool fuse = true;
   bool in_place = true;
+  bool remake = true;
 };
 
 Program compile(const Graph& graph, const CompileOptions& options);

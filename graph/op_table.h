@@ -31,6 +31,9 @@ struct OpDescription {
   std::vector<std::pair<int, int>> in_place;
   // Floating-point operations of one call.
   double (*flops)(const OpParams& params, const std::vector<Value>& inputs);
+  // So cheap that its output is made again in the backward pass, where the operands are kept
+  // anyway.
+  bool remade = false;
 };
 
 const OpDescription& describe(OpKind kind);

@@ -1,6 +1,7 @@
 #include "graph/passes.h"
 
 #include <algorithm>
+#include <map>
 
 #include "core/error.h"
 #include "graph/op_table.h"
@@ -80,6 +81,48 @@ void remove_dead_nodes(const std::vector<Value>& values, std::vector<Node>& node
   }
   std::reverse(kept.begin(), kept.end());
   nodes = std::move(kept);
+}
+
+void remake_cheap_values(std::vector<Value>& values, std::vector<Node>& nodes) {
+  // By value: the first and the last backward node that reads it.
+  std::vector<int> first(values.size(), -1);
+  std::vector<int> last(values.size(), -1);
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].phase != Phase::kBackward) continue;
+    for (const ValueId id : nodes[i].inputs) {
+      int& earliest = first[static_cast<size_t>(id)];
+      if (earliest < 0) earliest = static_cast<int>(i);
+      last[static_cast<size_t>(id)] = static_cast<int>(i);
+    }
+  }
+  std::map<int, std::vector<Node>> before;  // nodes to insert, by the node that they go before
+  for (const Node& node : nodes) {
+    if (node.phase != Phase::kForward || !describe(node.op).remade) continue;
+    const ValueId made = node.outputs[0];
+    const int reader = first[static_cast<size_t>(made)];
+    const bool kept = std::all_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) {
+      return last[static_cast<size_t>(id)] >= reader;
+    });
+    if (reader < 0 || !kept) continue;
+    Value again = values[static_cast<size_t>(made)];
+    again.name += ".again";
+    values.push_back(again);
+    Node copy = node;
+    copy.phase = Phase::kBackward;
+    copy.outputs = {static_cast<ValueId>(values.size() - 1)};
+    before[reader].push_back(std::move(copy));
+    for (size_t i = static_cast<size_t>(reader); i < nodes.size(); ++i) {
+      if (nodes[i].phase != Phase::kBackward) continue;
+      std::replace(nodes[i].inputs.begin(), nodes[i].inputs.end(), made,
+                   static_cast<ValueId>(values.size() - 1));
+    }
+  }
+  std::vector<Node> all;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    for (Node& node : before[static_cast<int>(i)]) all.push_back(std::move(node));
+    all.push_back(std::move(nodes[i]));
+  }
+  nodes = std::move(all);
 }
 
 void mark_saved(std::vector<Value>& values, const std::vector<Node>& nodes) {

@@ -15,6 +15,10 @@ void fuse_residual_adds(const std::vector<Value>& values, std::vector<Node>& nod
 // Drops nodes none of whose outputs is read, a loss or the gradient of a parameter.
 void remove_dead_nodes(const std::vector<Value>& values, std::vector<Node>& nodes);
 
+// Outputs of cheap ops whose operands the backward pass keeps anyway are made again there, just
+// before they are needed, instead of being kept.
+void remake_cheap_values(std::vector<Value>& values, std::vector<Node>& nodes);
+
 // Marks temporaries that are made in the forward and read in the backward pass as saved.
 void mark_saved(std::vector<Value>& values, const std::vector<Node>& nodes);
 

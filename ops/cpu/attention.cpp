@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/trace.h"
 #include "ops/cpu/isa/kernel_table.h"
 #include "ops/cpu/kernels.h"
 
@@ -87,6 +88,7 @@ void attention(ThreadPool& pool, const OpCall& call) {
 }
 
 void cached_attention(ThreadPool& pool, const OpCall& call, const KeyValueRows& cache) {
+  const trace::Range range("compute", "cached_attention");
   const auto& params = std::get<AttentionParams>(call.params);
   const TensorView& o = call.outputs[0];
   const int64_t time = o.shape[1];

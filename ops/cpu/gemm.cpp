@@ -23,22 +23,13 @@ void hold_libraries_to_one_thread() {
   static_cast<void>(done);
 }
 
-int64_t rounded_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
-// Enough equal pieces, each a multiple of 16 long, that a few threads find work.
-int64_t piece(int64_t length, int64_t pieces) {
-  return std::min(length, rounded_up((length + pieces - 1) / pieces, 16));
-}
-
 // One row of A: bound by reading B, so neither library nor large tiles are needed.
 void gemv(ThreadPool& pool, const GemmShape& shape, const float* a, const float* b, int64_t ldb,
           float beta, float* c, const GemmEpilogue& epilogue) {
   constexpr int64_t kBytes = 128 << 10;  // of B in a task
-  const int64_t columns_of_bytes = kBytes / static_cast<int64_t>(sizeof(float)) / shape.k;
+  const int64_t least = shape.transpose_b ? 16 : 128;
   const int64_t columns =
-      std::max<int64_t>(rounded_up(columns_of_bytes, 16), shape.transpose_b ? 16 : 128);
+      std::max(least, kBytes / static_cast<int64_t>(sizeof(float)) / shape.k / least * least);
   pool.parallel_blocks(shape.n, columns, [&](int64_t begin, int64_t end) {
     if (shape.transpose_b) {
       kernel_table().gemv_rows(b + begin * ldb, ldb, end - begin, a, shape.k, beta, c + begin);
@@ -49,34 +40,8 @@ void gemv(ThreadPool& pool, const GemmShape& shape, const float* a, const float*
   });
 }
 
-}  // namespace
-
-GemmRule gemm_rule(const GemmShape& shape) {
-  constexpr int64_t kTallTile = 256;
-  constexpr int64_t kLongest = 3072;
-  GemmRule rule;
-  if (shape.m > 1024) {  // weight gradients: tall
-    rule.tile_m = kTallTile;
-    rule.tile_n = std::min(shape.n, kLongest);
-    return rule;
-  }
-  rule.tile_m = shape.m;
-  if (shape.n >= 1024) {
-    rule.tile_n =
-        piece(shape.n, std::max<int64_t>(4, rounded_up((shape.n + kLongest - 1) / kLongest, 2)));
-  } else if (shape.n >= 256) {
-    rule.tile_n = piece(shape.n, 2);
-  } else {
-    rule.tile_n = shape.n;
-    rule.tile_m = piece(shape.m, 2);
-  }
-  if (shape.m >= 512) rule.tile_m = piece(shape.m, 2);
-  return rule;
-}
-
-void gemm_single(GemmKernel kernel, const GemmShape& shape, const float* a, int64_t lda,
-                 const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  hold_libraries_to_one_thread();
+void call_library(GemmKernel kernel, const GemmShape& shape, const float* a, int64_t lda,
+                  const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
   if (kernel == GemmKernel::kOneDnn) {
     const dnnl_status_t status =
         dnnl_sgemm(shape.transpose_a ? 'T' : 'N', shape.transpose_b ? 'T' : 'N', shape.m, shape.n,
@@ -91,6 +56,22 @@ void gemm_single(GemmKernel kernel, const GemmShape& shape, const float* a, int6
               shape.transpose_b ? CblasTrans : CblasNoTrans, static_cast<int>(shape.m),
               static_cast<int>(shape.n), static_cast<int>(shape.k), 1.0F, a, static_cast<int>(lda),
               b, static_cast<int>(ldb), beta, c, static_cast<int>(ldc));
+}
+
+}  // namespace
+
+void gemm_single(GemmKernel kernel, const GemmShape& shape, const float* a, int64_t lda,
+                 const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+  hold_libraries_to_one_thread();
+  call_library(kernel, shape, a, lda, b, ldb, beta, c, ldc);
+}
+
+void gemm_by_library(GemmKernel kernel, int threads, const GemmShape& shape, const float* a,
+                     int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+  hold_libraries_to_one_thread();  // so that a later gemm_single() here does not set it again
+  omp_set_num_threads(threads);
+  call_library(kernel, shape, a, lda, b, ldb, beta, c, ldc);
+  omp_set_num_threads(1);
 }
 
 void gemm_with_rule(ThreadPool& pool, const GemmRule& rule, const GemmShape& shape, const float* a,

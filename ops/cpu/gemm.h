@@ -37,6 +37,7 @@ GemmRule gemm_rule(const GemmShape& shape);
 using GemmEpilogue =
     std::function<void(int64_t row, int64_t rows, int64_t column, int64_t columns)>;
 
+// A single row of A takes matrix-vector kernels, not a library: reading B is all there is to it.
 void gemm(ThreadPool& pool, const GemmShape& shape, const float* a, int64_t lda, const float* b,
           int64_t ldb, float beta, float* c, int64_t ldc, const GemmEpilogue& epilogue = {});
 // The same with a rule of the caller's (tuning, tests).
@@ -46,5 +47,10 @@ void gemm_with_rule(ThreadPool& pool, const GemmRule& rule, const GemmShape& sha
 // One GEMM on the calling thread, without tiles.
 void gemm_single(GemmKernel kernel, const GemmShape& shape, const float* a, int64_t lda,
                  const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
+
+// One GEMM as the library itself shares it among threads: what benchmarks compare with. Call it
+// from a thread of no pool.
+void gemm_by_library(GemmKernel kernel, int threads, const GemmShape& shape, const float* a,
+                     int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
 
 }  // namespace hetmem::ops::cpu

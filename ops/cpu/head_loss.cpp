@@ -1,25 +1,18 @@
 #include <algorithm>
 
-#include "ops/cpu/gemm.h"
 #include "ops/cpu/isa/kernel_table.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cpu/op_gemms.h"
 
 namespace hetmem::ops::cpu {
 namespace {
-
-// Tokens whose logits exist at a time: about half of a small batch, at most 256, so that those of
-// the whole batch never do.
-int64_t block_rows(int64_t rows) {
-  const int64_t half = (rows / 2 + 15) / 16 * 16;
-  return std::clamp<int64_t>(half, 1, 256);
-}
 
 int64_t padded_width(int64_t vocabulary) { return (vocabulary + 15) / 16 * 16; }
 
 }  // namespace
 
 int64_t head_loss_workspace(OpKind, const std::vector<Shape>& inputs) {
-  const int64_t rows = block_rows(inputs[0].rows());
+  const int64_t rows = head_block_rows(inputs[0].rows());
   return rows * (padded_width(inputs[1][0]) * static_cast<int64_t>(sizeof(float)) +
                  static_cast<int64_t>(sizeof(double)));
 }
@@ -30,10 +23,9 @@ void head_loss(ThreadPool& pool, const OpCall& call) {
   const TensorView& w = call.inputs[1];
   const auto* labels = call.inputs[2].as<int32_t>();
   const int64_t rows = x.shape.rows();
-  const int64_t width = x.shape[-1];
   const int64_t vocabulary = w.shape[0];
   const int64_t stride = padded_width(vocabulary);
-  const int64_t block = block_rows(rows);
+  const int64_t block = head_block_rows(rows);
   auto* logits = static_cast<float*>(call.workspace.data);
   auto* losses = reinterpret_cast<double*>(logits + block * stride);
   const auto scale = static_cast<float>(call.runtime.loss_scale);
@@ -43,8 +35,8 @@ void head_loss(ThreadPool& pool, const OpCall& call) {
   for (int64_t first = 0; first < rows; first += block) {
     const int64_t count = std::min(block, rows - first);
     const float* block_x = x.as<float>() + first * x.row_stride;
-    gemm(pool, {count, vocabulary, width, false, true}, block_x, x.row_stride, w.as<float>(),
-         w.row_stride, 0.0F, logits, stride);
+    gemm(pool, head_logits_gemm(count, w.shape), block_x, x.row_stride, w.as<float>(), w.row_stride,
+         0.0F, logits, stride);
     pool.parallel_for(count, [&](int64_t row) {
       const int32_t label = labels[first + row];
       float* at = logits + row * stride;
@@ -58,13 +50,13 @@ void head_loss(ThreadPool& pool, const OpCall& call) {
     for (int64_t row = 0; row < count; ++row) loss += losses[row];
     if (!training) continue;
     const TensorView& dx = call.outputs[1];
-    gemm(pool, {count, width, vocabulary, false, false}, logits, stride, w.as<float>(),
+    gemm(pool, head_input_gradient_gemm(count, w.shape), logits, stride, w.as<float>(),
          w.row_stride, 0.0F, dx.as<float>() + first * dx.row_stride, dx.row_stride);
     if (!weight_gradient) continue;
     const TensorView& dw = call.outputs[2];
     const float beta = call.runtime.accumulate || first > 0 ? 1.0F : 0.0F;
-    gemm(pool, {vocabulary, width, count, true, false}, logits, stride, block_x, x.row_stride, beta,
-         dw.as<float>(), dw.row_stride);
+    gemm(pool, head_weight_gradient_gemm(count, w.shape), logits, stride, block_x, x.row_stride,
+         beta, dw.as<float>(), dw.row_stride);
   }
   *call.outputs[0].as<double>() += loss;
 }

@@ -1,8 +1,8 @@
 #include <algorithm>
 
-#include "ops/cpu/gemm.h"
 #include "ops/cpu/isa/kernel_table.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cpu/op_gemms.h"
 
 namespace hetmem::ops::cpu {
 namespace {
@@ -50,7 +50,7 @@ void linear(ThreadPool& pool, const OpCall& call) {
   const TensorView residual = params.has_addend ? call.inputs.back() : TensorView{};
   auto* out = y.as<float>();
   const KernelTable& kernels = kernel_table();
-  const GemmShape shape{x.shape.rows(), y.shape[-1], x.shape[-1], false, !params.weight_in_out};
+  const GemmShape shape = linear_gemm(params, x.shape, w.shape);
   GemmEpilogue epilogue;
   if (params.has_bias || params.has_addend) {
     epilogue = [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
@@ -75,7 +75,7 @@ void linear_backward_input(ThreadPool& pool, const OpCall& call) {
   const TensorView& dx = call.outputs[0];
   auto* out = dx.as<float>();
   const KernelTable& kernels = kernel_table();
-  const GemmShape shape{dy.shape.rows(), dx.shape[-1], dy.shape[-1], false, params.weight_in_out};
+  const GemmShape shape = linear_backward_input_gemm(params, dy.shape, w.shape);
   GemmEpilogue epilogue;
   if (addend) {
     epilogue = [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
@@ -97,7 +97,7 @@ void linear_backward_weight(ThreadPool& pool, const OpCall& call) {
   const float beta = call.runtime.accumulate ? 1.0F : 0.0F;
   const TensorView& left = params.weight_in_out ? x : dy;  // dw = left^T right
   const TensorView& right = params.weight_in_out ? dy : x;
-  const GemmShape shape{left.shape[-1], right.shape[-1], x.shape.rows(), true, false};
+  const GemmShape shape = linear_backward_weight_gemm(params, x.shape, dy.shape);
   gemm(pool, shape, left.as<float>(), left.row_stride, right.as<float>(), right.row_stride, beta,
        dw.as<float>(), dw.row_stride);
   if (params.has_bias) {

@@ -38,8 +38,11 @@ int count(const Program& program, OpKind op) {
 
 int64_t saved_bytes(const Program& program) {
   int64_t sum = 0;
-  for (const Value& value : program.values) {
-    if (value.kind == ValueKind::kSaved) sum += value.bytes();
+  for (size_t i = 0; i < program.values.size(); ++i) {
+    // A value that lives in the memory of another takes none of its own.
+    if (program.values[i].kind == ValueKind::kSaved && program.storage_of[i] == kNoValue) {
+      sum += program.values[i].bytes();
+    }
   }
   return sum;
 }

@@ -104,16 +104,23 @@ TEST(MemoryPlan, SharingMemoryChangesNoBit) {
   apart.in_place = false;
   const std::vector<float> together = gradients_of({});
   EXPECT_EQ(together, gradients_of(apart));
+  CompileOptions kept;
+  kept.remake = false;
+  EXPECT_EQ(together, gradients_of(kept));
   EXPECT_GT(together[0], 15 * 3.0F);  // about 15 labels times ln 61
 }
 
-TEST(MemoryPlan, InPlaceWritesSaveMemory) {
+TEST(MemoryPlan, InPlaceWritesAndRemakingSaveMemory) {
   const ModelConfig model = parse_model_config(kTiny, "tiny");
   CompileOptions apart;
   apart.in_place = false;
   const Graph graph = build_graph(model, {2, 8}, true);
   EXPECT_LT(total(plan_memory(compile(graph, {}), 2).pool),
             total(plan_memory(compile(graph, apart), 2).pool));
+  CompileOptions kept;
+  kept.remake = false;
+  EXPECT_LT(total(plan_memory(compile(graph, {}), 2).pool),
+            total(plan_memory(compile(graph, kept), 2).pool));
 }
 
 }  // namespace

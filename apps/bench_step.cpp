@@ -1,0 +1,183 @@
+// bench adam and bench step: the optimizer beside a plain loop over the same streams, and whole
+// training steps beside the bound that GEMMs and memory set.
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+
+#include "apps/bench.h"
+#include "core/philox.h"
+#include "device/stream.h"
+#include "device/thread_pool.h"
+#include "device/tier.h"
+#include "io/file.h"
+#include "ops/ops.h"
+#include "runtime/trainer.h"
+
+namespace hetmem::apps {
+namespace {
+
+constexpr int64_t kAdamElements = 100'000'000;
+constexpr int64_t kBlock = 65536;
+constexpr double kAdamBytes = 28;  // reads w, g, m, v; writes w, m, v
+constexpr double kNormBytes = 4;   // reads g once more
+
+// w, g, m and v side by side.
+class Streams {
+ public:
+  Streams() : tier_("benchmark", int64_t{1} << 40) {
+    buffer_ = Buffer(tier_, 4 * kAdamElements * 4, MemoryKind::kWorkspace, MemorySpace::kDevice);
+  }
+  TensorView operator[](int which) const {
+    return buffer_.view(which * kAdamElements * 4, DType::kFloat32, Shape{kAdamElements});
+  }
+  float* data(int which) const { return (*this)[which].as<float>(); }
+
+ private:
+  Tier tier_;
+  Buffer buffer_;
+};
+
+void plain_loop(ThreadPool& pool, const Streams& streams) {
+  float* w = streams.data(0);
+  const float* g = streams.data(1);
+  float* m = streams.data(2);
+  float* v = streams.data(3);
+  pool.parallel_blocks(kAdamElements, kBlock, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      m[i] = m[i] + g[i];
+      v[i] = v[i] + g[i];
+      w[i] = w[i] + g[i];
+    }
+  });
+}
+
+void fill(ThreadPool& pool, const Streams& streams) {
+  for (int which = 0; which < 4; ++which) {
+    float* data = streams.data(which);
+    pool.parallel_blocks(kAdamElements, kBlock, [=](int64_t begin, int64_t end) {
+      std::fill(data + begin, data + end, 0.001F * static_cast<float>(which + 1));
+    });
+  }
+}
+
+// A model folder with nothing but a config.json, removed at the end.
+class ConfigFolder {
+ public:
+  explicit ConfigFolder(const std::string& json)
+      : path_(std::filesystem::temp_directory_path() /
+              ("hetmem-bench-" + std::to_string(getpid()))) {
+    std::filesystem::create_directories(path_);
+    write_text_file(path_.string() + "/config.json", json);
+  }
+  ~ConfigFolder() {
+    std::error_code code;
+    std::filesystem::remove_all(path_, code);
+  }
+  ConfigFolder(const ConfigFolder&) = delete;
+  ConfigFolder& operator=(const ConfigFolder&) = delete;
+  std::string path() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+std::vector<int32_t> random_tokens(int64_t count, int64_t vocabulary) {
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<int32_t>(philox(1, 0, i)[0] % static_cast<uint32_t>(vocabulary));
+  }
+  return tokens;
+}
+
+}  // namespace
+
+double streaming_bandwidth(int threads, int64_t repeats) {
+  ThreadPool pool(threads);
+  const Streams streams;
+  fill(pool, streams);
+  double best = 1e300;
+  for (int64_t i = 0; i < repeats; ++i) {
+    best = std::min(best, seconds_of([&] { plain_loop(pool, streams); }));
+  }
+  return kAdamBytes * kAdamElements / best;
+}
+
+std::vector<BenchResult> bench_adam(const BenchOptions& options) {
+  ThreadPool pool(options.threads);
+  CpuStream stream("compute", pool);
+  const Streams streams;
+  fill(pool, streams);
+  ops::AdamWStep step;
+  step.learning_rate = 1e-5F;
+  step.bias_correction1 = 0.1F;
+  step.bias_correction2_sqrt = 0.1F;
+  double loop = 1e300;
+  double ours = 1e300;
+  for (int64_t i = 0; i < options.repeats; ++i) {
+    loop = std::min(loop, seconds_of([&] { plain_loop(pool, streams); }));
+    ours = std::min(ours, seconds_of([&] {
+                      ops::adamw_step(stream, step, streams[0], streams[1], streams[2], streams[3]);
+                      stream.synchronize();
+                    }));
+  }
+  const double bytes = kAdamBytes * kAdamElements;
+  return {{"adamw fp32",
+           bytes / ours * 1e-9,
+           "GB/s",
+           "plain loop, 4 read 3 written",
+           bytes / loop * 1e-9,
+           loop / ours,
+           {{"parameters", kAdamElements}, {"seconds", ours}, {"threads", pool.threads()}}}};
+}
+
+std::vector<BenchResult> bench_step(const BenchOptions& options) {
+  std::vector<BenchResult> results;
+  const double bandwidth = streaming_bandwidth(options.threads, options.repeats);
+  const std::vector<BenchResult> gemms = bench_gemm(options);
+  for (const BenchCase& which : bench_cases(options)) {
+    const ConfigFolder folder(which.config_json);
+    TrainConfig config;
+    config.model = folder.path();
+    config.from_scratch = true;
+    config.batch_size = which.batch;
+    config.sequence_length = which.sequence;
+    config.threads = options.threads;
+    Trainer trainer(config, options.repeats + 1);
+    const std::vector<int32_t> tokens =
+        random_tokens(which.batch * (which.sequence + 1), trainer.model().vocabulary);
+    double best = 1e300;
+    int64_t peak = 0;
+    for (int64_t i = 0; i <= options.repeats; ++i) {  // the first step touches memory first
+      const StepReport report = trainer.step(tokens);
+      if (i > 0) best = std::min(best, report.seconds);
+      peak = report.device.peak;
+    }
+    const auto all = std::find_if(gemms.begin(), gemms.end(), [&](const BenchResult& result) {
+      return result.name == which.name + " all GEMMs of a step";
+    });
+    const double gemm_seconds = all->parameters["best_seconds"].get<double>();
+    const double memory_seconds =
+        (kAdamBytes + kNormBytes) * static_cast<double>(trainer.parameters()) / bandwidth;
+    const double bound = gemm_seconds + memory_seconds;
+    const auto count = static_cast<double>(which.batch * which.sequence);
+    results.push_back({which.name + " whole step",
+                       count / best,
+                       "tokens/s",
+                       "bound by GEMMs and bytes",
+                       count / bound,
+                       bound / best,
+                       {{"batch_size", which.batch},
+                        {"sequence_length", which.sequence},
+                        {"seconds", best},
+                        {"gemm_bound_seconds", gemm_seconds},
+                        {"optimizer_bound_seconds", memory_seconds},
+                        {"bandwidth", bandwidth},
+                        {"device_peak", peak},
+                        {"peak_resident", peak_resident_bytes()}}});
+  }
+  return results;
+}
+
+}  // namespace hetmem::apps

@@ -1,0 +1,76 @@
+#include "ops/cpu/gemm_rules.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace hetmem::ops::cpu {
+namespace {
+
+// The first row keeps the array from being empty where nothing was tuned; no shape is near it.
+constexpr GemmRuleRow kRows[] = {
+    {Isa::kAvx2, {0, 0, 0, true, true}, GemmKernel::kOneDnn, 1, 1},
+#include "ops/cpu/gemm_rules.inc"
+};
+
+// Octaves between two shapes.
+double distance(const GemmShape& a, const GemmShape& b) {
+  const auto octaves = [](int64_t x, int64_t y) {
+    return std::abs(std::log2(static_cast<double>(x) / static_cast<double>(y)));
+  };
+  return octaves(a.m, b.m) + octaves(a.n, b.n) + octaves(a.k, b.k);
+}
+
+// For shapes that nothing like was measured of: pieces that a few threads can share and that the
+// libraries work well on.
+GemmRule formula(const GemmShape& shape) {
+  constexpr int64_t kTall = 1024;
+  constexpr int64_t kLongest = 3072;
+  GemmRule rule;
+  if (shape.m > kTall) {  // weight gradients
+    return {rule.kernel, gemm_piece(shape.m, 4), std::min(shape.n, kLongest)};
+  }
+  rule.tile_m = shape.m;
+  if (shape.n >= 1024) {
+    const int64_t pieces = (shape.n + kLongest - 1) / kLongest;
+    rule.tile_n = gemm_piece(shape.n, std::max<int64_t>(4, (pieces + 1) / 2 * 2));
+  } else if (shape.n >= 256) {
+    rule.tile_n = gemm_piece(shape.n, 2);
+  } else {
+    rule.tile_n = shape.n;
+    rule.tile_m = gemm_piece(shape.m, 2);
+  }
+  if (shape.m >= 512) rule.tile_m = gemm_piece(shape.m, 2);
+  return rule;
+}
+
+}  // namespace
+
+std::span<const GemmRuleRow> gemm_rule_rows() { return std::span(kRows).subspan(1); }
+
+int64_t gemm_piece(int64_t length, int64_t pieces) {
+  constexpr int64_t kMultiple = 16;
+  const int64_t even = (length + pieces - 1) / pieces;
+  return std::min(length, (even + kMultiple - 1) / kMultiple * kMultiple);
+}
+
+GemmRule gemm_rule(const GemmShape& shape) {
+  constexpr double kNear = 1.5;  // octaves, over the three lengths together
+  const GemmRuleRow* nearest = nullptr;
+  double least = kNear;
+  for (const GemmRuleRow& row : gemm_rule_rows()) {
+    if (row.isa != current_isa() || row.shape.transpose_a != shape.transpose_a ||
+        row.shape.transpose_b != shape.transpose_b) {
+      continue;
+    }
+    const double away = distance(row.shape, shape);
+    if (away < least) {
+      least = away;
+      nearest = &row;
+    }
+  }
+  if (nearest == nullptr) return formula(shape);
+  return {nearest->kernel, gemm_piece(shape.m, nearest->pieces_m),
+          gemm_piece(shape.n, nearest->pieces_n)};
+}
+
+}  // namespace hetmem::ops::cpu

@@ -1,0 +1,27 @@
+// The table of measured GEMM rules: which library and which tile serve a shape, by instruction set.
+// gemm_rules.inc is written by `hetmem bench gemm --tune`; a shape that is in none of its rows goes
+// by the nearest row of its kind, or, where that is far, by a formula. Pure.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "ops/cpu/gemm.h"
+#include "ops/cpu/isa.h"
+
+namespace hetmem::ops::cpu {
+
+// Pieces, not tile sizes, so that a row serves its neighbours too.
+struct GemmRuleRow {
+  Isa isa;
+  GemmShape shape;
+  GemmKernel kernel;
+  int pieces_m;
+  int pieces_n;
+};
+
+std::span<const GemmRuleRow> gemm_rule_rows();
+// `pieces` equal parts of `length`, each a multiple of 16 long but the last.
+int64_t gemm_piece(int64_t length, int64_t pieces);
+
+}  // namespace hetmem::ops::cpu
