@@ -25,7 +25,7 @@ int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<S
 // no dropout). Rows [position, position + T) of the cache are filled from the call's k and v, then
 // query i sees rows [0, position + i].
 struct KeyValueRows {
-  TensorView keys;    // [S, G*D], S >= position + T
+  TensorView keys;    // [G, S, D], S >= position + T: a head's rows follow each other in memory
   TensorView values;  // the same
   int64_t position = 0;
 };

@@ -54,7 +54,7 @@ OpCall logits_call(const OpCall& head) {
 }  // namespace
 
 KeyValueCache::KeyValueCache(const ModelConfig& model, int64_t positions, Tier& device)
-    : shape_{positions, model.kv_heads * model.head_dim},
+    : shape_{model.kv_heads, positions, model.head_dim},
       buffer_(device, bytes(model, positions), MemoryKind::kActivationsSaved,
               MemorySpace::kDevice) {}
 

@@ -115,8 +115,9 @@ TEST_P(CachedAttention, AgreesWithAttentionOverTheWholeSequence) {
                      view(new_v, {1, count, kv_width})};
     }
     call.outputs = {view(o, {1, count, q_width}), view(lse, {1, c.heads, count})};
-    ops::cached_attention(
-        stream, call, {view(keys, {total, kv_width}), view(values, {total, kv_width}), position});
+    ops::cached_attention(stream, call,
+                          {view(keys, {c.kv_heads, total, c.head_dim}),
+                           view(values, {c.kv_heads, total, c.head_dim}), position});
     stream.synchronize();
     for (int64_t row = 0; row < count; ++row) {
       const std::vector<double> expected = expected_row(c, params.scale, q, k, v, position + row);
@@ -129,14 +130,21 @@ TEST_P(CachedAttention, AgreesWithAttentionOverTheWholeSequence) {
     position += count;
   }
   EXPECT_EQ(position, total);
-  EXPECT_EQ(keys, k);
-  EXPECT_EQ(values, v);
+  for (int64_t time = 0; time < total; ++time) {
+    for (int64_t j = 0; j < kv_width; ++j) {
+      const auto from = static_cast<size_t>(time * kv_width + j);
+      const auto to =
+          static_cast<size_t>((j / c.head_dim * total + time) * c.head_dim + j % c.head_dim);
+      ASSERT_EQ(keys[to], k[from]);
+      ASSERT_EQ(values[to], v[from]);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Heads, CachedAttention,
                          testing::Values(AttentionCase{4, 4, 16, true},
                                          AttentionCase{6, 2, 64, false},
-                                         AttentionCase{3, 1, 20, false},
+                                         AttentionCase{7, 1, 20, false},
                                          AttentionCase{2, 2, 13, true}));
 
 TEST(MatrixVector, AgreesWithSumsInDouble) {

@@ -161,31 +161,42 @@ void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, co
   }
 }
 
-void attention_decode(const float* q, const float* k, const float* v, int64_t kv_stride,
-                      int64_t keys, int64_t head_dim, float scale, float* o) {
+void attention_decode(const AttentionTile& tile, int64_t heads, const float* q, const float* k,
+                      const float* v, int64_t kv_stride, float* o) {
   alignas(64) float weights[kTile];
-  float most = -std::numeric_limits<float>::infinity();
-  float sum = 0.0F;
-  std::memset(o, 0, static_cast<size_t>(head_dim) * sizeof(float));
+  float most[kDecodeHeads];
+  float sum[kDecodeHeads] = {};
+  const int64_t d = tile.head_dim;
+  const int64_t keys = tile.past + 1;
+  std::fill(most, most + heads, -std::numeric_limits<float>::infinity());
+  std::memset(o, 0, static_cast<size_t>(heads * d) * sizeof(float));
   for (int64_t k0 = 0; k0 < keys; k0 += kTile) {
     const int64_t count = std::min(kTile, keys - k0);
-    const float before = most;
-    for (int64_t j = 0; j < count; ++j) {
-      const float* key = k + (k0 + j) * kv_stride;
-      weights[j] = scale * sum_over<float>(head_dim, [=](int64_t i) { return q[i] * key[i]; });
-      most = weights[j] > most ? weights[j] : most;
+    for (int64_t head = 0; head < heads; ++head) {
+      const float* query = q + head * d;
+      float* out = o + head * d;
+      const float before = most[head];
+      float now = before;
+      for (int64_t j = 0; j < count; ++j) {
+        const float* key = k + (k0 + j) * kv_stride;
+        weights[j] = tile.scale * sum_over<float>(d, [=](int64_t i) { return query[i] * key[i]; });
+        now = weights[j] > now ? weights[j] : now;
+      }
+      const float shrink = vector_exp(before - now);
+      float* weight = weights;
+      sum[head] = sum[head] * shrink + sum_over<float>(count, [=](int64_t j) {
+                    weight[j] = vector_exp(weight[j] - now);
+                    return weight[j];
+                  });
+      most[head] = now;
+      for (int64_t i = 0; i < d; ++i) out[i] *= shrink;
+      product(1, d, count, weights, kTile, v + k0 * kv_stride, kv_stride, out, d, true);
     }
-    const float shrink = vector_exp(before - most);
-    float* weight = weights;
-    sum = sum * shrink + sum_over<float>(count, [=](int64_t j) {
-            weight[j] = vector_exp(weight[j] - most);
-            return weight[j];
-          });
-    for (int64_t i = 0; i < head_dim; ++i) o[i] *= shrink;
-    product(1, head_dim, count, weights, kTile, v + k0 * kv_stride, kv_stride, o, head_dim, true);
   }
-  const float inverse = 1.0F / sum;
-  for (int64_t i = 0; i < head_dim; ++i) o[i] *= inverse;
+  for (int64_t head = 0; head < heads; ++head) {
+    const float inverse = 1.0F / sum[head];
+    for (int64_t i = 0; i < d; ++i) o[head * d + i] *= inverse;
+  }
 }
 
 namespace {

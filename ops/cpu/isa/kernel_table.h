@@ -35,6 +35,8 @@ struct AttentionTile {
   int64_t past;       // keys before the first query: query i sees keys [0, past + i]
 };
 
+constexpr int64_t kDecodeHeads = 4;
+
 struct KernelTable {
   // norms
   NormRow (*layer_norm_row)(const float* x, const float* w, const float* b, float eps, float* y,
@@ -70,9 +72,9 @@ struct KernelTable {
   void (*attention_forward)(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,
                             int64_t q_stride, const float* k, const float* v, int64_t kv_stride,
                             float* o, int64_t o_stride, float* lse);
-  // the same for one query that sees all of `keys`
-  void (*attention_decode)(const float* q, const float* k, const float* v, int64_t kv_stride,
-                           int64_t keys, int64_t head_dim, float scale, float* o);
+  // one query of up to kDecodeHeads heads that share keys and values, which are read once
+  void (*attention_decode)(const AttentionTile& tile, int64_t heads, const float* q, const float* k,
+                           const float* v, int64_t kv_stride, float* o);
   // adds to dq, dk and dv, which the caller has cleared
   void (*attention_backward)(const AttentionTile& tile, const float* q, int64_t q_stride,
                              const float* k, const float* v, int64_t kv_stride, const float* o,
