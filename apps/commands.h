@@ -39,6 +39,13 @@ struct ExportConfig {
 const std::vector<OptionOf<ExportConfig>>& export_options();
 int export_folder(const ExportConfig& config);
 
+struct TokenizeOptions {
+  std::string model;
+  std::vector<std::string> files;
+  std::string data_glob = "*";
+  std::string out;
+};
+int tokenize(const TokenizeOptions& options);
 int doctor(bool json, bool measure);
 std::string version_text();
 std::string processor_name();

@@ -110,6 +110,21 @@ int run(int argc, char** argv) {
   CLI::App* export_command =
       app.add_subcommand("export", "write a checkpoint as a clean model folder");
   const TableOptions export_table(*export_command, export_options());
+  CLI::App* tokenize_command =
+      app.add_subcommand("tokenize", "write the token file that train would make of text");
+  TokenizeOptions tokenize_options;
+  tokenize_command->add_option("--model", tokenize_options.model, "Hugging Face folder")
+      ->type_name("DIR")
+      ->required();
+  tokenize_command->add_option("files", tokenize_options.files, "text, .jsonl, .bin, folders")
+      ->type_name("FILE...")
+      ->required();
+  tokenize_command
+      ->add_option("--data-glob", tokenize_options.data_glob, "which files of a folder [*]")
+      ->type_name("GLOB");
+  tokenize_command->add_option("-o,--out", tokenize_options.out, "the token file to write")
+      ->type_name("FILE.bin")
+      ->required();
   CLI::App* doctor_command = app.add_subcommand("doctor", "what this machine has");
   bool doctor_json = false;
   bool doctor_measure = false;
@@ -141,6 +156,7 @@ int run(int argc, char** argv) {
   }
   if (train_command->parsed()) return train(resolve_config(train_table.values()));
   if (plan_command->parsed()) return plan(resolve_config(plan_table.values()), plan_output);
+  if (tokenize_command->parsed()) return tokenize(tokenize_options);
   if (export_command->parsed()) {
     return export_folder(resolve_options(export_options(), export_table.values()));
   }

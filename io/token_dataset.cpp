@@ -10,16 +10,45 @@
 namespace hetmem {
 namespace {
 
-constexpr int64_t kHeaderInts = 256;
-constexpr int64_t kHeaderBytes = kHeaderInts * 4;
 constexpr int32_t kMagic16 = 20240520;  // llm.c: version 1, uint16 tokens
 constexpr int32_t kMagic32 = 20240801;  // llm.c: version 7, uint32 tokens
+// LLMQ: the text, then int32 version, bytes of a token, tokens, vocabulary, whether masks follow.
+constexpr std::array<char, 8> kMagicLlmq{'B', 'I', 'N', '.', 'T', 'O', 'K', '\n'};
 
 [[noreturn]] void refuse(const std::string& path, const std::string& what) {
   throw Error(ErrorKind::kBadInput, path + " " + what);
 }
 
+struct Layout {
+  int width = 0;  // bytes of a token
+  int64_t count = 0;
+  bool masks = false;  // a bit for each token follows the tokens
+};
+
+using Header = std::array<int32_t, kTokenHeaderBytes / 4>;
+
+Layout layout_of(const Header& header, const std::string& path) {
+  const auto unsigned_count = [](int32_t value) {
+    return static_cast<int64_t>(static_cast<uint32_t>(value));
+  };
+  if (header[0] == kMagic16 && header[1] == 1) return {2, unsigned_count(header[2])};
+  if (header[0] == kMagic32 && header[1] == 7) return {4, unsigned_count(header[2])};
+  if (std::memcmp(header.data(), kMagicLlmq.data(), kMagicLlmq.size()) == 0) {
+    if (header[3] != 4) refuse(path, "holds LLMQ tokens that are not of 4 bytes");
+    return {4, unsigned_count(header[4]), header[6] != 0};
+  }
+  refuse(path, "is not a token file that hetmem reads (layouts of llm.c and LLMQ)");
+}
+
 }  // namespace
+
+std::vector<int32_t> token_file_header(bool wide, int64_t tokens) {
+  std::vector<int32_t> header(kTokenHeaderBytes / 4, 0);
+  header[0] = wide ? kMagic32 : kMagic16;
+  header[1] = wide ? 7 : 1;
+  header[2] = static_cast<int32_t>(tokens);
+  return header;
+}
 
 TokenDataset::TokenDataset(const std::vector<std::string>& paths, int64_t sequence,
                            int64_t vocabulary)
@@ -36,21 +65,19 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, int64_t sequen
 void TokenDataset::add(const std::string& path) {
   File file = File::open_for_reading(path);
   const int64_t size = file.size();
-  std::array<int32_t, kHeaderInts> header{};
-  if (size < kHeaderBytes) refuse(path, "is too short to be a token file");
-  file.read(0, header.data(), kHeaderBytes);
-  int width = 0;
-  if (header[0] == kMagic16 && header[1] == 1) width = 2;
-  if (header[0] == kMagic32 && header[1] == 7) width = 4;
-  if (width == 0) refuse(path, "is not a token file that hetmem reads (llm.c layout)");
-  const auto count = static_cast<int64_t>(static_cast<uint32_t>(header[2]));
-  if (size != kHeaderBytes + count * width) {
-    refuse(path, "says that it holds " + std::to_string(count) + " tokens, its size is that of " +
-                     std::to_string((size - kHeaderBytes) / width) +
+  Header header{};
+  if (size < kTokenHeaderBytes) refuse(path, "is too short to be a token file");
+  file.read(0, header.data(), kTokenHeaderBytes);
+  const Layout layout = layout_of(header, path);
+  const int64_t masks = layout.masks ? (layout.count + 7) / 8 : 0;
+  if (size != kTokenHeaderBytes + layout.count * layout.width + masks) {
+    refuse(path, "says that it holds " + std::to_string(layout.count) +
+                     " tokens, its size is that of " +
+                     std::to_string((size - kTokenHeaderBytes) / layout.width) +
                      "; it is truncated or damaged");
   }
-  parts_.push_back({std::move(file), total_, count, kHeaderBytes, width});
-  total_ += count;
+  parts_.push_back({std::move(file), total_, layout.count, kTokenHeaderBytes, layout.width});
+  total_ += layout.count;
 }
 
 void TokenDataset::read_part(const Part& part, int64_t first, std::span<int32_t> tokens) const {
@@ -75,15 +102,20 @@ void TokenDataset::read_part(const Part& part, int64_t first, std::span<int32_t>
 void TokenDataset::read_window(int64_t index, std::span<int32_t> window) const {
   HETMEM_ASSERT(index >= 0 && index < windows() &&
                 static_cast<int64_t>(window.size()) == sequence_ + 1);
-  int64_t at = index * sequence_;
+  read(index * sequence_, window);
+}
+
+void TokenDataset::read(int64_t first, std::span<int32_t> tokens) const {
+  HETMEM_ASSERT(first >= 0 && first + static_cast<int64_t>(tokens.size()) <= total_);
+  int64_t at = first;
   size_t filled = 0;
   for (const Part& part : parts_) {
-    if (filled == window.size()) break;
+    if (filled == tokens.size()) break;
     if (at >= part.first + part.count) continue;
-    const int64_t first = at - part.first;
+    const int64_t in_part = at - part.first;
     const auto now = static_cast<size_t>(
-        std::min<int64_t>(part.count - first, static_cast<int64_t>(window.size() - filled)));
-    read_part(part, first, window.subspan(filled, now));
+        std::min<int64_t>(part.count - in_part, static_cast<int64_t>(tokens.size() - filled)));
+    read_part(part, in_part, tokens.subspan(filled, now));
     filled += now;
     at += static_cast<int64_t>(now);
   }

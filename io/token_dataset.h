@@ -1,5 +1,5 @@
 // Token files and the windows of a token stream. Files are read by position, never mapped; their
-// layouts are those of llm.c (and its 32-bit form). Reading is thread-safe.
+// layouts are those of llm.c (and its 32-bit form) and of LLMQ. Reading is thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,10 @@
 #include "io/file.h"
 
 namespace hetmem {
+
+// The header of llm.c's layout, and of its 32-bit form.
+constexpr int64_t kTokenHeaderBytes = 1024;
+std::vector<int32_t> token_file_header(bool wide, int64_t tokens);
 
 class TokenDataset {
  public:
@@ -23,6 +27,8 @@ class TokenDataset {
   // `window`: T + 1 ids. Throws Error (kBadInput) for an id outside the vocabulary, naming the file
   // and the position.
   void read_window(int64_t index, std::span<int32_t> window) const;
+  // Tokens [first, first + tokens.size()) of the stream.
+  void read(int64_t first, std::span<int32_t> tokens) const;
 
  private:
   struct Part {

@@ -15,6 +15,7 @@
 #include "io/token_dataset.h"
 #include "runtime/checkpoint.h"
 #include "runtime/plan_report.h"
+#include "runtime/prepared_data.h"
 
 namespace hetmem {
 namespace {
@@ -28,19 +29,6 @@ std::string default_out() {
   char text[32];
   std::strftime(text, sizeof(text), "%Y%m%d-%H%M%S", &parts);
   return std::string("runs/") + text;
-}
-
-// Token files among the data paths: files as they are, folders by the files in them.
-std::vector<std::string> token_files(const std::vector<std::string>& paths) {
-  std::vector<std::string> files;
-  for (const std::string& path : paths) {
-    if (fs::path(path).extension() != ".bin") {
-      throw Error(ErrorKind::kBadInput,
-                  "--data " + path + ": only token files (.bin) are in this version");
-    }
-    files.push_back(path);
-  }
-  return files;
 }
 
 Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
@@ -160,11 +148,11 @@ class Loop {
         on_progress_(on_progress),
         model_(load_model_config(config.model)),
         sequence_(resolved_sequence_length(config, model_)),
-        data_(required_files(config), sequence_, model_.vocabulary),
+        data_(open_data(config.data, "--data")),
         sampler_(data_.windows(), config.batch_size * config.gradient_accumulation_steps,
                  config.shuffle, config.seed) {
     if (!config.eval_data.empty()) {
-      eval_data_.emplace(token_files(config.eval_data), sequence_, model_.vocabulary);
+      eval_data_.emplace(open_data(config.eval_data, "--eval-data"));
     }
     total_steps_ = config.steps.value_or(
         std::max<int64_t>(1, std::llround(config.epochs.value_or(1.0) *
@@ -206,9 +194,10 @@ class Loop {
   }
 
  private:
-  static std::vector<std::string> required_files(const TrainConfig& config) {
-    if (config.data.empty()) throw Error(ErrorKind::kBadInput, "--data is required");
-    return token_files(config.data);
+  TokenDataset open_data(const std::vector<std::string>& paths, const std::string& flag) const {
+    if (paths.empty()) throw Error(ErrorKind::kBadInput, flag + " is required");
+    const PreparedData prepared(paths, config_.data_glob, flag, config_.model, model_);
+    return {prepared.token_files(), sequence_, model_.vocabulary};
   }
 
   void write_metrics(const std::string& line) {

@@ -1,0 +1,79 @@
+#include "runtime/prepared_data.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+#include "io/text_data.h"
+#include "io/tokenizer.h"
+
+namespace hetmem {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string private_folder() {
+  std::string path = (fs::temp_directory_path() / "hetmem-data-XXXXXX").string();
+  if (mkdtemp(path.data()) == nullptr) {
+    throw Error(ErrorKind::kStorage, "cannot make a temporary folder for tokens at " + path + ": " +
+                                         std::strerror(errno));
+  }
+  return path;
+}
+
+void remove_quietly(const std::string& path) {
+  std::error_code code;
+  fs::remove_all(path, code);
+}
+
+}  // namespace
+
+TokenizedData write_token_file(const std::vector<std::string>& files,
+                               const std::string& model_folder, const ModelConfig& model,
+                               const std::string& path) {
+  const Tokenizer tokenizer = Tokenizer::load(model_folder);
+  const std::string temporary = path + ".partial";
+  TokenizedData result;
+  try {
+    TokenFileWriter writer(temporary, std::max(model.vocabulary, tokenizer.vocabulary()));
+    DataTokenizer data(tokenizer, tokenizer.end_of_text(model.eos_token_ids), writer);
+    for (const std::string& file : files) data.add(file);
+    writer.finish();
+    result = {writer.tokens(), data.bytes()};
+    fs::rename(temporary, path);
+  } catch (const fs::filesystem_error& error) {
+    remove_quietly(temporary);
+    throw Error(ErrorKind::kStorage, "cannot write " + path + ": " + error.code().message());
+  } catch (...) {
+    remove_quietly(temporary);
+    throw;
+  }
+  return result;
+}
+
+PreparedData::PreparedData(const std::vector<std::string>& paths, const std::string& glob,
+                           const std::string& flag, const std::string& model_folder,
+                           const ModelConfig& model) {
+  const std::vector<std::string> files = data_files(paths, glob, flag);
+  if (std::all_of(files.begin(), files.end(), is_token_file)) {
+    token_files_ = files;
+    return;
+  }
+  folder_ = private_folder();
+  try {
+    token_files_ = {folder_ + "/tokens.bin"};
+    write_token_file(files, model_folder, model, token_files_.front());
+  } catch (...) {
+    remove_quietly(folder_);
+    throw;
+  }
+}
+
+PreparedData::~PreparedData() {
+  if (!folder_.empty()) remove_quietly(folder_);
+}
+
+}  // namespace hetmem
