@@ -107,6 +107,8 @@ int run(int argc, char** argv) {
   PlanOutput plan_output;
   plan_command->add_flag("--json", plan_output.json, "one JSON object");
   plan_command->add_flag("--dump-program", plan_output.dump_program, "print the ops of a step");
+  CLI::App* generate_command = app.add_subcommand("generate", "continue a text");
+  const TableOptions generate_table(*generate_command, generate_options());
   CLI::App* export_command =
       app.add_subcommand("export", "write a checkpoint as a clean model folder");
   const TableOptions export_table(*export_command, export_options());
@@ -157,6 +159,9 @@ int run(int argc, char** argv) {
   if (train_command->parsed()) return train(resolve_config(train_table.values()));
   if (plan_command->parsed()) return plan(resolve_config(plan_table.values()), plan_output);
   if (tokenize_command->parsed()) return tokenize(tokenize_options);
+  if (generate_command->parsed()) {
+    return generate(resolve_options(generate_options(), generate_table.values()));
+  }
   if (export_command->parsed()) {
     return export_folder(resolve_options(export_options(), export_table.values()));
   }
