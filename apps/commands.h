@@ -2,9 +2,14 @@
 // thrown; main() prints them.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
+#include "runtime/generator.h"
+#include "runtime/options.h"
 #include "runtime/train_config.h"
 
 namespace hetmem::apps {
@@ -15,6 +20,25 @@ struct PlanOutput {
   bool dump_program = false;
 };
 int plan(const TrainConfig& config, const PlanOutput& output);
+
+struct GenerateConfig {
+  std::string model;
+  std::optional<std::string> prompt;
+  int64_t max_new_tokens = 128;
+  SamplingOptions sampling;
+  GeneratorOptions machine;
+};
+const std::vector<OptionOf<GenerateConfig>>& generate_options();
+int generate(const GenerateConfig& config);
+
+struct ExportConfig {
+  std::string checkpoint;
+  std::string out;
+  std::optional<DType> dtype;  // the model's own where absent
+};
+const std::vector<OptionOf<ExportConfig>>& export_options();
+int export_folder(const ExportConfig& config);
+
 struct TokenizeOptions {
   std::string model;
   std::vector<std::string> files;

@@ -36,25 +36,30 @@ struct OptionRow {
   bool is_switch = false;
 };
 
-// The table of options as flags of a sub-command.
+// A table of options as flags of a sub-command.
 class TableOptions {
  public:
-  TableOptions(CLI::App& command, bool train_only_too) {
-    for (const Option& row : train_options()) {
-      if (row.train_only && !train_only_too) continue;
-      add(command, row);
+  template <typename Config>
+  TableOptions(CLI::App& command, const std::vector<OptionOf<Config>>& table,
+               bool train_only_too = true) {
+    for (const OptionOf<Config>& row : table) {
+      if (!row.train_only || train_only_too) add(command, row);
     }
+    command.add_option("--config", config_file_, "YAML file of these options; flags win")
+        ->type_name("FILE");
+  }
+
+  void add_later_options(CLI::App& command) {
     for (const LaterOption& later : later_options()) {
       auto values = std::make_shared<std::vector<std::string>>();
       CLI::Option* option =
           command.add_option("--" + std::string(later.name), *values)->expected(0, -1)->group("");
       rows_.push_back({option, std::string(later.name), values, false});
     }
-    command.add_option("--config", config_file_, "YAML file of these options; flags win")
-        ->type_name("FILE");
   }
 
-  TrainConfig resolve() const {
+  // What the configuration file and the flags say; flags win.
+  OptionValues values() const {
     OptionValues values;
     if (!config_file_.empty()) values = read_config_file(config_file_);
     for (const OptionRow& row : rows_) {
@@ -63,11 +68,11 @@ class TableOptions {
       // A switch stands for "true"; CLI11 gives it as one empty text.
       if (row.is_switch && *row.values == std::vector<std::string>{""}) values[row.name] = {"true"};
     }
-    return resolve_config(values);
+    return values;
   }
 
  private:
-  void add(CLI::App& command, const Option& row) {
+  void add(CLI::App& command, const OptionHelp& row) {
     auto values = std::make_shared<std::vector<std::string>>();
     std::string help = row.help;
     if (!row.fallback.empty()) help += (help.empty() ? "[" : " [") + row.fallback + "]";
@@ -78,7 +83,7 @@ class TableOptions {
     } else if (row.many) {
       option->expected(1, -1);
     } else {
-      option->expected(1);
+      option->expected(1)->allow_extra_args(false);  // "[a]" is a text, not a list
     }
     rows_.push_back({option, row.name, values, row.value.empty()});
   }
@@ -93,13 +98,20 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
 
   CLI::App* train_command = app.add_subcommand("train", "fine-tune or pre-train a model");
-  const TableOptions train_table(*train_command, true);
+  TableOptions train_table(*train_command, train_options());
+  train_table.add_later_options(*train_command);
   CLI::App* plan_command =
       app.add_subcommand("plan", "say whether a run fits and how long a step takes");
-  const TableOptions plan_table(*plan_command, false);
+  TableOptions plan_table(*plan_command, train_options(), false);
+  plan_table.add_later_options(*plan_command);
   PlanOutput plan_output;
   plan_command->add_flag("--json", plan_output.json, "one JSON object");
   plan_command->add_flag("--dump-program", plan_output.dump_program, "print the ops of a step");
+  CLI::App* generate_command = app.add_subcommand("generate", "continue a text");
+  const TableOptions generate_table(*generate_command, generate_options());
+  CLI::App* export_command =
+      app.add_subcommand("export", "write a checkpoint as a clean model folder");
+  const TableOptions export_table(*export_command, export_options());
   CLI::App* tokenize_command =
       app.add_subcommand("tokenize", "write the token file that train would make of text");
   TokenizeOptions tokenize_options;
@@ -144,9 +156,15 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);
     throw Error(ErrorKind::kBadInput, std::string(error.what()) + "; --help lists the options");
   }
-  if (train_command->parsed()) return train(train_table.resolve());
-  if (plan_command->parsed()) return plan(plan_table.resolve(), plan_output);
+  if (train_command->parsed()) return train(resolve_config(train_table.values()));
+  if (plan_command->parsed()) return plan(resolve_config(plan_table.values()), plan_output);
   if (tokenize_command->parsed()) return tokenize(tokenize_options);
+  if (generate_command->parsed()) {
+    return generate(resolve_options(generate_options(), generate_table.values()));
+  }
+  if (export_command->parsed()) {
+    return export_folder(resolve_options(export_options(), export_table.values()));
+  }
   if (bench_command->parsed()) return bench(bench_name, bench_options);
   return doctor(doctor_json, doctor_measure);
 }

@@ -31,6 +31,12 @@ std::unordered_map<int32_t, char> byte_of_character() {
   return bytes;
 }
 
+// The special tokens that a template puts around a text.
+struct Template {
+  std::vector<int32_t> before;
+  std::vector<int32_t> after;
+};
+
 // Reads the parts of tokenizer.json; every refusal names the file.
 class Reader {
  public:
@@ -76,9 +82,50 @@ class Reader {
     return {json_.contains("pre_tokenizer") ? json_["pre_tokenizer"] : SortedJson(), path_};
   }
 
+  Template read_template() const {
+    if (!json_.contains("post_processor")) return {};
+    return template_of(json_["post_processor"]);
+  }
+
  private:
   [[noreturn]] void refuse(const std::string& what) const {
     throw Error(ErrorKind::kBadInput, path_ + " " + what);
+  }
+
+  // Of a processor or of those in a sequence; most have none.
+  Template template_of(const SortedJson& processor) const {
+    Template result;
+    if (!processor.is_object() || !processor.contains("type")) return result;
+    if (processor["type"] == "Sequence" && processor.contains("processors")) {
+      for (const SortedJson& part : processor["processors"]) {
+        const Template one = template_of(part);
+        result.before.insert(result.before.begin(), one.before.begin(), one.before.end());
+        result.after.insert(result.after.end(), one.after.begin(), one.after.end());
+      }
+    }
+    if (processor["type"] != "TemplateProcessing" || !processor.contains("single")) return result;
+    std::vector<int32_t>* side = &result.before;
+    for (const SortedJson& piece : processor["single"]) {
+      if (piece.contains("Sequence")) {
+        side = &result.after;
+      } else {
+        for (const int32_t id : special_ids(processor, piece)) side->push_back(id);
+      }
+    }
+    return result;
+  }
+
+  std::vector<int32_t> special_ids(const SortedJson& processor, const SortedJson& piece) const {
+    try {
+      const auto name = piece.at("SpecialToken").at("id").get<std::string>();
+      std::vector<int32_t> ids;
+      for (const SortedJson& id : processor.at("special_tokens").at(name).at("ids")) {
+        ids.push_back(checked_id(id));
+      }
+      return ids;
+    } catch (const nlohmann::json::exception&) {
+      refuse("has a template with a broken piece: " + piece.dump());
+    }
   }
 
   void check_model() const {
@@ -203,6 +250,7 @@ struct Tokenizer::State {
         added(reader.read_added_tokens()),
         nfc_on(reader.read_normalizer()),
         pre_tokenizer(reader.read_pre_tokenizer()),
+        prompt_template(reader.read_template()),
         raw_matcher(with_normalized(added, false, nfc_on)),
         normalized_matcher(with_normalized(added, true, nfc_on)) {
     vocabulary = static_cast<int64_t>(bpe.tokens().size());
@@ -217,6 +265,7 @@ struct Tokenizer::State {
   std::vector<AddedToken> added;
   bool nfc_on;
   PreTokenizer pre_tokenizer;
+  Template prompt_template;
   AddedTokenMatcher raw_matcher;
   AddedTokenMatcher normalized_matcher;
   int64_t vocabulary = 0;
@@ -236,6 +285,14 @@ Tokenizer Tokenizer::load(const std::string& folder) {
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<int32_t> ids;
   Encoder(*this).encode(text, ids);
+  return ids;
+}
+
+std::vector<int32_t> Tokenizer::encode_prompt(std::string_view text) const {
+  const Template& around = state_->prompt_template;
+  std::vector<int32_t> ids = around.before;
+  Encoder(*this).encode(text, ids);
+  ids.insert(ids.end(), around.after.begin(), around.after.end());
   return ids;
 }
 

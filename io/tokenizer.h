@@ -28,6 +28,9 @@ class Tokenizer {
 
   // Text that is no UTF-8 is first repaired as Python's errors="replace" does.
   std::vector<int32_t> encode(std::string_view text) const;
+  // The same between the special tokens that the tokenizer's template puts around a text (Llama 3:
+  // <|begin_of_text|> before it), as transformers encodes a prompt.
+  std::vector<int32_t> encode_prompt(std::string_view text) const;
   // The bytes of the tokens; ids outside the vocabulary give none.
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
   std::string_view bytes_of(int32_t id) const;

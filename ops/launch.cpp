@@ -24,6 +24,15 @@ void launch(Stream& stream, OpCall call) {
   cpu_stream(stream).enqueue([work = std::move(call)](ThreadPool& pool) { cpu::run(pool, work); });
 }
 
+void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache) {
+  for (const TensorView& view : call.inputs) require_device(view);
+  for (const TensorView& view : call.outputs) require_device(view);
+  for (const TensorView* view : {&cache.keys, &cache.values}) require_device(*view);
+  cpu_stream(stream).enqueue([work = std::move(call), cache](ThreadPool& pool) {
+    cpu::cached_attention(pool, work, cache);
+  });
+}
+
 int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs) {
   return cpu::workspace_bytes(kind, params, inputs);
 }

@@ -21,6 +21,17 @@ void launch(Stream& stream, OpCall call);
 // Depends on shapes and on the instruction set, never on the number of threads.
 int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs);
 
+// Attention of T new tokens of one sequence over the keys and values of all before them (inference:
+// no dropout). Rows [position, position + T) of the cache are filled from the call's k and v, then
+// query i sees rows [0, position + i].
+struct KeyValueRows {
+  TensorView keys;    // [G, S, D], S >= position + T: a head's rows follow each other in memory
+  TensorView values;  // the same
+  int64_t position = 0;
+};
+// The call is one of kAttention with B = 1.
+void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache);
+
 // One AdamW step (Loshchilov & Hutter 2019) as PyTorch's fused form computes it, in fp32 and in one
 // written order of +, -, *, /, sqrt, so that the bits are the same on every device.
 struct AdamWStep {

@@ -18,7 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kPrefix = "checkpoint-";
-constexpr const char* kMaster = "master.";
 
 std::string moment_name(const TrainConfig& config, size_t which, const std::string& weight) {
   if (config.optimizer == OptimizerKind::kSgd) return "momentum_buffer." + weight;
@@ -30,7 +29,7 @@ std::vector<std::pair<std::string, TensorView>> optimizer_tensors(Trainer& train
   std::vector<std::pair<std::string, TensorView>> tensors;
   for (const StateTensor& state : trainer.state()) {
     if (trainer.model().dtype != DType::kFloat32) {
-      tensors.emplace_back(kMaster + state.name, state.weight);
+      tensors.emplace_back(master_name(state.name), state.weight);
     }
     for (size_t which = 0; which < state.moments.size(); ++which) {
       tensors.emplace_back(moment_name(trainer.config(), which, state.name), state.moments[which]);
@@ -43,7 +42,7 @@ void write_model(Trainer& trainer, const std::string& folder) {
   std::vector<TensorView> views;
   for (const StateTensor& state : trainer.state()) views.push_back(state.weight);
   write_model_folder(folder, trainer.model(), trainer.config().model, weight_specs(trainer.model()),
-                     views);
+                     [&](size_t index) { return views[index]; });
 }
 
 void write_optimizer(Trainer& trainer, const std::string& path) {
@@ -86,6 +85,8 @@ std::vector<int64_t> checkpoint_steps(const std::string& out) {
 }
 
 }  // namespace
+
+std::string master_name(const std::string& weight) { return "master." + weight; }
 
 void save_model(Trainer& trainer, const std::string& folder) {
   AtomicDirectory directory(folder);

@@ -15,6 +15,8 @@ void save_model(Trainer& trainer, const std::string& folder);
 void save_checkpoint(Trainer& trainer, const std::string& folder);
 // Puts weights, moments and counts back. Throws Error (kBadInput, kStorage) naming the file.
 void load_checkpoint(Trainer& trainer, const std::string& folder);
+// What optimizer.safetensors calls the fp32 master of a weight.
+std::string master_name(const std::string& weight);
 // The step of the newest checkpoint-<step> under `out`, or -1.
 int64_t newest_checkpoint(const std::string& out);
 std::string checkpoint_path(const std::string& out, int64_t step);

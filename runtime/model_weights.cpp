@@ -49,24 +49,6 @@ std::string find_name(const SafetensorsReader& reader, const ModelConfig& model,
               folder + ": the weights hold no tensor \"" + weight + "\" that config.json asks for");
 }
 
-void load(const SafetensorsReader& reader, const ModelConfig& model, const WeightSpec& spec,
-          const std::string& folder, const TensorView& view) {
-  const std::string name = find_name(reader, model, spec.name, folder);
-  if (!(reader.info(name).shape == spec.shape)) {
-    throw Error(ErrorKind::kBadInput, reader.file_of(name) + ": tensor \"" + name + "\" is " +
-                                          reader.info(name).shape.to_string() +
-                                          ", config.json asks for " + spec.shape.to_string());
-  }
-  auto* data = view.as<float>();
-  reader.read_as_float(name, data);
-  const bool finite =
-      std::all_of(data, data + view.elements(), [](float value) { return std::isfinite(value); });
-  if (!finite) {
-    throw Error(ErrorKind::kBadInput,
-                reader.file_of(name) + ": tensor \"" + name + "\" holds NaN or infinite values");
-  }
-}
-
 bool is_tokenizer_file(const std::string& name) {
   static const std::vector<std::string> names{
       "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
@@ -93,6 +75,24 @@ void append_tensor(SafetensorsWriter& writer, const TensorView& view, DType dtyp
 
 }  // namespace
 
+void read_weight(const SafetensorsReader& reader, const ModelConfig& model, const WeightSpec& spec,
+                 const std::string& folder, const TensorView& view) {
+  const std::string name = find_name(reader, model, spec.name, folder);
+  if (!(reader.info(name).shape == spec.shape)) {
+    throw Error(ErrorKind::kBadInput, reader.file_of(name) + ": tensor \"" + name + "\" is " +
+                                          reader.info(name).shape.to_string() +
+                                          ", config.json asks for " + spec.shape.to_string());
+  }
+  auto* data = view.as<float>();
+  reader.read_as_float(name, data);
+  const bool finite =
+      std::all_of(data, data + view.elements(), [](float value) { return std::isfinite(value); });
+  if (!finite) {
+    throw Error(ErrorKind::kBadInput,
+                reader.file_of(name) + ": tensor \"" + name + "\" holds NaN or infinite values");
+  }
+}
+
 void fill_weights(const ModelConfig& model, const TrainConfig& config,
                   const std::vector<WeightSpec>& specs, const std::vector<TensorView>& views) {
   if (config.from_scratch) {
@@ -100,12 +100,14 @@ void fill_weights(const ModelConfig& model, const TrainConfig& config,
     return;
   }
   const SafetensorsReader reader(config.model);
-  for (size_t i = 0; i < specs.size(); ++i) load(reader, model, specs[i], config.model, views[i]);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    read_weight(reader, model, specs[i], config.model, views[i]);
+  }
 }
 
 void write_model_folder(const std::string& folder, const ModelConfig& model,
                         const std::string& source_folder, const std::vector<WeightSpec>& specs,
-                        const std::vector<TensorView>& views) {
+                        const WeightSource& weights) {
   write_text_file(folder + "/config.json", model.json);
   std::error_code code;
   for (const auto& entry : fs::directory_iterator(source_folder, code)) {
@@ -120,7 +122,7 @@ void write_model_folder(const std::string& folder, const ModelConfig& model,
   std::vector<NamedTensorInfo> tensors;
   for (const WeightSpec& spec : specs) tensors.push_back({spec.name, model.dtype, spec.shape});
   SafetensorsWriter writer(folder + "/model.safetensors", tensors);
-  for (const TensorView& view : views) append_tensor(writer, view, model.dtype);
+  for (size_t i = 0; i < specs.size(); ++i) append_tensor(writer, weights(i), model.dtype);
   writer.finish();
 }
 

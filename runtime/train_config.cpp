@@ -3,184 +3,18 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <limits>
 
-#include "core/byte_size.h"
 #include "core/error.h"
 
 namespace hetmem {
 namespace {
 
-using Values = std::vector<std::string>;
-
-[[noreturn]] void refuse(const std::string& name, const std::string& value,
-                         const std::string& expected) {
-  throw Error(ErrorKind::kBadInput, "--" + name + " is \"" + value + "\"; it must be " + expected);
-}
-
-const std::string& single(const std::string& name, const Values& values) {
-  if (values.size() != 1) {
-    throw Error(ErrorKind::kBadInput,
-                "--" + name + " takes one value, got " + std::to_string(values.size()));
-  }
-  return values.front();
-}
-
-template <typename Number>
-std::string number_text(Number number) {
-  char text[40];
-  const auto [end, code] = std::to_chars(text, text + sizeof(text), number);
-  return {text, end};
-}
-
-template <typename Number>
-Number parse_number(const std::string& name, const std::string& text, Number least, Number most,
-                    const std::string& expected) {
-  Number number{};
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (code != std::errc() || end != text.data() + text.size() || !(number >= least) ||
-      !(number <= most)) {
-    refuse(name, text, expected);
-  }
-  return number;
-}
-
-// What a row says apart from how it reads and writes its member.
-struct Head {
-  const char* name;
-  const char* group;
-  const char* value;
-  const char* fallback;
-  const char* help;
-  bool train_only = false;
-};
-
-Option row(const Head& head) {
-  Option option;
-  option.name = head.name;
-  option.group = head.group;
-  option.value = head.value;
-  option.fallback = head.fallback;
-  option.help = head.help;
-  option.train_only = head.train_only;
-  return option;
-}
-
-Option text(const Head& head, std::string TrainConfig::*member) {
-  Option option = row(head);
-  option.set = [name = option.name, member](TrainConfig& config, const Values& values) {
-    config.*member = single(name, values);
-  };
-  option.get = [member](const TrainConfig& config) { return Values{config.*member}; };
-  return option;
-}
-
-Option paths(const Head& head, std::vector<std::string> TrainConfig::*member) {
-  Option option = row(head);
-  option.many = true;
-  option.set = [member](TrainConfig& config, const Values& values) { config.*member = values; };
-  option.get = [member](const TrainConfig& config) { return config.*member; };
-  return option;
-}
-
-Option boolean(const Head& head, bool TrainConfig::*member) {
-  Option option = row(head);
-  option.set = [name = option.name, member](TrainConfig& config, const Values& values) {
-    const std::string value = values.empty() ? "true" : single(name, values);
-    if (value != "true" && value != "false") refuse(name, value, "true or false");
-    config.*member = value == "true";
-  };
-  option.get = [member](const TrainConfig& config) {
-    return Values{config.*member ? "true" : "false"};
-  };
-  return option;
-}
-
-Option integer(const Head& head, int64_t TrainConfig::*member, int64_t least) {
-  Option option = row(head);
-  option.set = [name = option.name, member, least](TrainConfig& config, const Values& values) {
-    config.*member = parse_number<int64_t>(name, single(name, values), least, int64_t{1} << 40,
-                                           "a whole number of at least " + std::to_string(least));
-  };
-  // Below the least that a user may give stands for "as the default has it".
-  option.get = [member, least](const TrainConfig& config) {
-    return config.*member < least ? Values{} : Values{number_text(config.*member)};
-  };
-  return option;
-}
-
-struct RealRange {
-  double least;
-  double most;
-  const char* expected;
-};
-constexpr RealRange kAnyPositive{0, 1e300, "a number of at least 0"};
-constexpr RealRange kBelowOne{0, 0x1.fffffffffffffp-1, "a number from 0 to below 1"};
-constexpr RealRange kRatio{0, 1, "a number from 0 to 1"};
-
-Option real(const Head& head, double TrainConfig::*member, RealRange range) {
-  Option option = row(head);
-  option.set = [name = option.name, member, range](TrainConfig& config, const Values& values) {
-    config.*member =
-        parse_number<double>(name, single(name, values), range.least, range.most, range.expected);
-  };
-  option.get = [member](const TrainConfig& config) { return Values{number_text(config.*member)}; };
-  return option;
-}
-
-Option bytes(const Head& head, int64_t TrainConfig::*member) {
-  Option option = row(head);
-  option.set = [name = option.name, member](TrainConfig& config, const Values& values) {
-    const std::string& value = single(name, values);
-    try {
-      config.*member = value == "auto" ? kAutoBytes : parse_byte_size(value);
-    } catch (const Error& error) {
-      throw Error(error.kind(), "--" + name + ": " + error.what());
-    }
-  };
-  option.get = [member](const TrainConfig& config) {
-    return Values{config.*member == kAutoBytes ? "auto" : std::to_string(config.*member)};
-  };
-  return option;
-}
-
-template <typename Enum>
-using Names = std::vector<std::pair<Enum, std::string>>;
-
-template <typename Enum>
-Option choice(const Head& head, Enum TrainConfig::*member, Names<Enum> names,
-              const Values& later = {}) {
-  Option option = row(head);
-  option.set = [name = option.name, member, names, later](TrainConfig& config,
-                                                          const Values& values) {
-    const std::string& value = single(name, values);
-    if (std::find(later.begin(), later.end(), value) != later.end()) {
-      throw Error(ErrorKind::kBadInput, "--" + name + " " + value + " is not in this version");
-    }
-    std::string expected = "one of";
-    for (const auto& [key, text] : names) {
-      if (text == value) {
-        config.*member = key;
-        return;
-      }
-      expected += " " + text;
-    }
-    refuse(name, value, expected);
-  };
-  option.get = [member, names](const TrainConfig& config) {
-    for (const auto& [key, text] : names) {
-      if (key == config.*member) return Values{text};
-    }
-    return Values{};
-  };
-  return option;
-}
+using namespace options;
 
 Option optional_steps() {
-  Option option =
-      row({"steps", "Data and steps", "N", "", "optimizer steps (instead of --epochs)", true});
+  Option option = row<TrainConfig>(
+      {"steps", "Data and steps", "N", "", "optimizer steps (instead of --epochs)", true});
   option.set = [](TrainConfig& config, const Values& values) {
     config.steps = parse_number<int64_t>("steps", single("steps", values), 1, int64_t{1} << 40,
                                          "a whole number of at least 1");
@@ -192,7 +26,7 @@ Option optional_steps() {
 }
 
 Option optional_real(const Head& head, std::optional<double> TrainConfig::*member) {
-  Option option = row(head);
+  Option option = row<TrainConfig>(head);
   option.set = [name = option.name, member](TrainConfig& config, const Values& values) {
     config.*member = parse_number<double>(
         name, single(name, values), std::numeric_limits<double>::min(), 1e12, "a number above 0");
@@ -200,17 +34,6 @@ Option optional_real(const Head& head, std::optional<double> TrainConfig::*membe
   option.get = [member](const TrainConfig& config) {
     return config.*member ? Values{number_text(*(config.*member))} : Values{};
   };
-  return option;
-}
-
-Option seed_option() {
-  Option option = row({"seed", "Data and steps", "N", "42", "seed of every random draw"});
-  option.set = [](TrainConfig& config, const Values& values) {
-    config.seed = parse_number<uint64_t>("seed", single("seed", values), 0,
-                                         std::numeric_limits<uint64_t>::max(),
-                                         "a whole number of at least 0");
-  };
-  option.get = [](const TrainConfig& config) { return Values{number_text(config.seed)}; };
   return option;
 }
 
@@ -247,7 +70,7 @@ void append_model_and_data(std::vector<Option>& table) {
               &C::eval_steps, 0));
   table.push_back(
       boolean({"shuffle", data, "true|false", "true", "shuffle the windows", true}, &C::shuffle));
-  table.push_back(seed_option());
+  table.push_back(integer({"seed", data, "N", "42", "seed of every random draw"}, &C::seed, 0));
 }
 
 void append_optimizer(std::vector<Option>& table) {
@@ -255,14 +78,15 @@ void append_optimizer(std::vector<Option>& table) {
   const char* group = "Optimizer";
   table.push_back(real({"learning-rate", group, "X", "5e-5", "peak learning rate"},
                        &C::learning_rate, kAnyPositive));
-  table.push_back(choice<ScheduleKind>({"lr-scheduler-type", group, "NAME", "linear",
-                                        "linear, cosine, constant, constant_with_warmup or wsd"},
-                                       &C::lr_scheduler_type,
-                                       {{ScheduleKind::kLinear, "linear"},
-                                        {ScheduleKind::kCosine, "cosine"},
-                                        {ScheduleKind::kConstant, "constant"},
-                                        {ScheduleKind::kConstantWithWarmup, "constant_with_warmup"},
-                                        {ScheduleKind::kWsd, "wsd"}}));
+  table.push_back(choice<TrainConfig, ScheduleKind>(
+      {"lr-scheduler-type", group, "NAME", "linear",
+       "linear, cosine, constant, constant_with_warmup or wsd"},
+      &C::lr_scheduler_type,
+      {{ScheduleKind::kLinear, "linear"},
+       {ScheduleKind::kCosine, "cosine"},
+       {ScheduleKind::kConstant, "constant"},
+       {ScheduleKind::kConstantWithWarmup, "constant_with_warmup"},
+       {ScheduleKind::kWsd, "wsd"}}));
   table.push_back(real({"warmup-steps", group, "X", "0", "steps; below 1: a ratio of all steps"},
                        &C::warmup_steps, kAnyPositive));
   table.push_back(
@@ -270,7 +94,7 @@ void append_optimizer(std::vector<Option>& table) {
   table.push_back(
       optional_real({"decay-steps", group, "X", "10 %", "steps of decay of wsd; below 1: a ratio"},
                     &C::decay_steps));
-  table.push_back(choice<OptimizerKind>(
+  table.push_back(choice<TrainConfig, OptimizerKind>(
       {"optimizer", group, "NAME", "adamw", "adamw or sgd"}, &C::optimizer,
       {{OptimizerKind::kAdamW, "adamw"}, {OptimizerKind::kSgd, "sgd"}}, {"adamw_8bit"}));
   table.push_back(real({"momentum", group, "X", "0.9", "of sgd"}, &C::momentum, kAnyPositive));
@@ -281,7 +105,7 @@ void append_optimizer(std::vector<Option>& table) {
   table.push_back(real({"adam-epsilon", group, "X", "1e-8", ""}, &C::adam_epsilon, kAnyPositive));
   table.push_back(real({"max-grad-norm", group, "X", "1.0", "clip the global norm; 0: off"},
                        &C::max_grad_norm, kAnyPositive));
-  table.push_back(choice<OnNonFinite>(
+  table.push_back(choice<TrainConfig, OnNonFinite>(
       {"on-nonfinite", group, "stop|skip", "stop", "when loss or gradient is not finite", true},
       &C::on_nonfinite, {{OnNonFinite::kStop, "stop"}, {OnNonFinite::kSkip, "skip"}}));
 }
@@ -313,25 +137,13 @@ void append_machine_and_output(std::vector<Option>& table) {
   table.push_back(text({"resume-from-checkpoint", output, "PATH|latest", "none",
                         "go on where a checkpoint was written", true},
                        &C::resume_from_checkpoint));
-  table.push_back(choice<LogFormat>(
+  table.push_back(choice<TrainConfig, LogFormat>(
       {"log-format", output, "auto|json|plain", "auto",
        "json: the objects of metrics.jsonl on stdout", true},
       &C::log_format,
       {{LogFormat::kAuto, "auto"}, {LogFormat::kJson, "json"}, {LogFormat::kPlain, "plain"}}));
   table.push_back(
       text({"trace", output, "FILE.json", "none", "a Chrome/Perfetto trace", true}, &C::trace));
-}
-
-std::string canonical(std::string name) {
-  std::replace(name.begin(), name.end(), '_', '-');
-  return name;
-}
-
-const Option* find_option(const std::string& name) {
-  for (const Option& option : train_options()) {
-    if (option.name == name) return &option;
-  }
-  return nullptr;
 }
 
 // True where the name is one of a later version; throws unless the value is the default.
@@ -400,8 +212,8 @@ const std::vector<LaterOption>& later_options() {
 TrainConfig resolve_config(const OptionValues& values) {
   TrainConfig config;
   for (const auto& [given, texts] : values) {
-    const std::string name = canonical(given);
-    if (const Option* option = find_option(name)) {
+    const std::string name = canonical_option(given);
+    if (const Option* option = find_option(train_options(), name)) {
       option->set(config, texts);
     } else if (!is_later_option(name, texts)) {
       throw Error(ErrorKind::kBadInput, "unknown option \"" + given + "\"; --help lists them");
@@ -409,37 +221,6 @@ TrainConfig resolve_config(const OptionValues& values) {
   }
   check_together(config);
   return config;
-}
-
-OptionValues read_config_file(const std::string& path) {
-  OptionValues values;
-  try {
-    const YAML::Node root = YAML::LoadFile(path);
-    if (!root.IsMap()) {
-      throw Error(ErrorKind::kBadInput, path + " is not a map of options to values");
-    }
-    for (const auto& entry : root) {
-      const std::string key = canonical(entry.first.as<std::string>());
-      if (values.count(key) != 0) {
-        throw Error(ErrorKind::kBadInput, path + " gives \"" + key + "\" twice");
-      }
-      Values& texts = values[key];
-      if (entry.second.IsSequence()) {
-        for (const auto& item : entry.second) texts.push_back(item.as<std::string>());
-      } else if (entry.second.IsScalar()) {
-        texts.push_back(entry.second.as<std::string>());
-      } else if (entry.second.IsNull()) {
-        values.erase(key);
-      } else {
-        throw Error(ErrorKind::kBadInput, path + ": \"" + key + "\" is neither a value nor a list");
-      }
-    }
-  } catch (const YAML::BadFile&) {
-    throw Error(ErrorKind::kBadInput, "cannot read the configuration file " + path);
-  } catch (const YAML::Exception& error) {
-    throw Error(ErrorKind::kBadInput, path + " is not valid YAML: " + error.what());
-  }
-  return values;
 }
 
 std::string to_yaml(const TrainConfig& config) {

@@ -4,12 +4,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "runtime/options.h"
 
 namespace hetmem {
 
@@ -17,8 +17,6 @@ enum class ScheduleKind { kLinear, kCosine, kConstant, kConstantWithWarmup, kWsd
 enum class OptimizerKind { kAdamW, kSgd };
 enum class OnNonFinite { kStop, kSkip };
 enum class LogFormat { kAuto, kJson, kPlain };
-
-constexpr int64_t kAutoBytes = -1;
 
 struct TrainConfig {
   std::string model;
@@ -62,19 +60,7 @@ struct TrainConfig {
   int64_t threads = 0;  // 0: all
 };
 
-// A row of the table. `set` throws Error (kBadInput) naming the flag; `get` gives back the text
-// that `set` would take, for the resolved configuration.
-struct Option {
-  std::string name;      // "learning-rate"
-  std::string group;     // heading of the help
-  std::string value;     // what the value looks like ("SIZE", "N"); empty for a switch
-  std::string fallback;  // the default, as help shows it
-  std::string help;
-  bool many = false;        // takes several values
-  bool train_only = false;  // `plan` does not know it
-  std::function<void(TrainConfig&, const std::vector<std::string>&)> set;
-  std::function<std::vector<std::string>(const TrainConfig&)> get;
-};
+using Option = OptionOf<TrainConfig>;
 const std::vector<Option>& train_options();
 
 // Options of the contract that this version does not serve: given anything but the default they are
@@ -85,13 +71,9 @@ struct LaterOption {
 };
 const std::vector<LaterOption>& later_options();
 
-using OptionValues = std::map<std::string, std::vector<std::string>>;
-
 // Applies named values ("learning-rate" or "learning_rate") over the defaults and checks them
 // against each other. Throws Error (kBadInput) that names the flag.
 TrainConfig resolve_config(const OptionValues& values);
-// The keys and values of a YAML file of options.
-OptionValues read_config_file(const std::string& path);
 // The resolved configuration as YAML, keys = long flags with '_'.
 std::string to_yaml(const TrainConfig& config);
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "ops/cpu/isa/kernel_table.h"
 
 namespace hetmem::ops::cpu {
 namespace {
@@ -20,6 +21,23 @@ void hold_libraries_to_one_thread() {
     return true;
   }();
   static_cast<void>(done);
+}
+
+// One row of A: bound by reading B, so neither library nor large tiles are needed.
+void gemv(ThreadPool& pool, const GemmShape& shape, const float* a, const float* b, int64_t ldb,
+          float beta, float* c, const GemmEpilogue& epilogue) {
+  constexpr int64_t kBytes = 128 << 10;  // of B in a task
+  const int64_t least = shape.transpose_b ? 16 : 128;
+  const int64_t columns =
+      std::max(least, kBytes / static_cast<int64_t>(sizeof(float)) / shape.k / least * least);
+  pool.parallel_blocks(shape.n, columns, [&](int64_t begin, int64_t end) {
+    if (shape.transpose_b) {
+      kernel_table().gemv_rows(b + begin * ldb, ldb, end - begin, a, shape.k, beta, c + begin);
+    } else {
+      kernel_table().gemv_columns(b + begin, ldb, end - begin, a, shape.k, beta, c + begin);
+    }
+    if (epilogue) epilogue(0, 1, begin, end - begin);
+  });
 }
 
 void call_library(GemmKernel kernel, const GemmShape& shape, const float* a, int64_t lda,
@@ -78,6 +96,9 @@ void gemm_with_rule(ThreadPool& pool, const GemmRule& rule, const GemmShape& sha
 
 void gemm(ThreadPool& pool, const GemmShape& shape, const float* a, int64_t lda, const float* b,
           int64_t ldb, float beta, float* c, int64_t ldc, const GemmEpilogue& epilogue) {
+  if (shape.m == 1 && !shape.transpose_a) {
+    return gemv(pool, shape, a, b, ldb, beta, c, epilogue);
+  }
   gemm_with_rule(pool, gemm_rule(shape), shape, a, lda, b, ldb, beta, c, ldc, epilogue);
 }
 

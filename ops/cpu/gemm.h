@@ -37,6 +37,7 @@ GemmRule gemm_rule(const GemmShape& shape);
 using GemmEpilogue =
     std::function<void(int64_t row, int64_t rows, int64_t column, int64_t columns)>;
 
+// A single row of A takes matrix-vector kernels, not a library: reading B is all there is to it.
 void gemm(ThreadPool& pool, const GemmShape& shape, const float* a, int64_t lda, const float* b,
           int64_t ldb, float beta, float* c, int64_t ldc, const GemmEpilogue& epilogue = {});
 // The same with a rule of the caller's (tuning, tests).

@@ -21,6 +21,7 @@ int64_t linear_backward_weight_workspace(const LinearParams& params,
 // attention.cpp
 void attention(ThreadPool& pool, const OpCall& call);
 void attention_backward(ThreadPool& pool, const OpCall& call);
+void cached_attention(ThreadPool& pool, const OpCall& call, const KeyValueRows& cache);
 // head_loss.cpp
 void head_loss(ThreadPool& pool, const OpCall& call);  // kHeadLoss and kHeadLossTrain
 int64_t head_loss_workspace(OpKind kind, const std::vector<Shape>& inputs);

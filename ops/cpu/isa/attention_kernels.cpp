@@ -92,13 +92,14 @@ struct ForwardTile {
   float most[kTile];
 };
 
-// Scores of queries [q0, q0+rows) against keys [k0, k0+count): scaled; -inf above the diagonal.
+// Scores of queries [q0, q0+rows) against keys [k0, k0+count): scaled; -inf for keys that come
+// after the query.
 void mask_and_scale(const AttentionTile& tile, int64_t q0, int64_t rows, int64_t k0, int64_t count,
                     float* scores) {
   for (int64_t i = 0; i < rows; ++i) {
     float* row = scores + i * kTile;
     for (int64_t j = 0; j < count; ++j) row[j] *= tile.scale;
-    for (int64_t j = std::max<int64_t>(0, q0 + i - k0 + 1); j < count; ++j) {
+    for (int64_t j = std::max<int64_t>(0, tile.past + q0 + i - k0 + 1); j < count; ++j) {
       row[j] = -std::numeric_limits<float>::infinity();
     }
   }
@@ -133,8 +134,9 @@ void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, co
       work.most[i] = -std::numeric_limits<float>::infinity();
       std::memset(o + (q0 + i) * o_stride, 0, static_cast<size_t>(d) * sizeof(float));
     }
-    for (int64_t k0 = 0; k0 < q0 + rows; k0 += kTile) {
-      const int64_t count = std::min(kTile, q0 + rows - k0);
+    const int64_t seen = tile.past + q0 + rows;
+    for (int64_t k0 = 0; k0 < seen; k0 += kTile) {
+      const int64_t count = std::min(kTile, seen - k0);
       transpose(count, d, k + k0 * kv_stride, kv_stride, work.keys);
       product(rows, count, d, q + q0 * q_stride, q_stride, work.keys, kTile, work.scores, kTile,
               false);
@@ -156,6 +158,44 @@ void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, co
       for (int64_t j = 0; j < d; ++j) row[j] *= inverse;
       lse[q0 + i] = work.most[i] + std::log(work.sum[i]);
     }
+  }
+}
+
+void attention_decode(const AttentionTile& tile, int64_t heads, const float* q, const float* k,
+                      const float* v, int64_t kv_stride, float* o) {
+  alignas(64) float weights[kTile];
+  float most[kDecodeHeads];
+  float sum[kDecodeHeads] = {};
+  const int64_t d = tile.head_dim;
+  const int64_t keys = tile.past + 1;
+  std::fill(most, most + heads, -std::numeric_limits<float>::infinity());
+  std::memset(o, 0, static_cast<size_t>(heads * d) * sizeof(float));
+  for (int64_t k0 = 0; k0 < keys; k0 += kTile) {
+    const int64_t count = std::min(kTile, keys - k0);
+    for (int64_t head = 0; head < heads; ++head) {
+      const float* query = q + head * d;
+      float* out = o + head * d;
+      const float before = most[head];
+      float now = before;
+      for (int64_t j = 0; j < count; ++j) {
+        const float* key = k + (k0 + j) * kv_stride;
+        weights[j] = tile.scale * sum_over<float>(d, [=](int64_t i) { return query[i] * key[i]; });
+        now = weights[j] > now ? weights[j] : now;
+      }
+      const float shrink = vector_exp(before - now);
+      float* weight = weights;
+      sum[head] = sum[head] * shrink + sum_over<float>(count, [=](int64_t j) {
+                    weight[j] = vector_exp(weight[j] - now);
+                    return weight[j];
+                  });
+      most[head] = now;
+      for (int64_t i = 0; i < d; ++i) out[i] *= shrink;
+      product(1, d, count, weights, kTile, v + k0 * kv_stride, kv_stride, out, d, true);
+    }
+  }
+  for (int64_t head = 0; head < heads; ++head) {
+    const float inverse = 1.0F / sum[head];
+    for (int64_t i = 0; i < d; ++i) o[head * d + i] *= inverse;
   }
 }
 

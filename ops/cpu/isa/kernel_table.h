@@ -32,7 +32,10 @@ struct AttentionTile {
   uint64_t random_key;
   uint32_t dropout_site;
   int64_t draw_base;  // (b * H + h) * T * T: index of the first draw of this head
+  int64_t past;       // keys before the first query: query i sees keys [0, past + i]
 };
+
+constexpr int64_t kDecodeHeads = 4;
 
 struct KernelTable {
   // norms
@@ -56,6 +59,12 @@ struct KernelTable {
   void (*add_bias)(const float* bias, float* y, int64_t n);
   // head: turns logits into (softmax - onehot) * scale in place; returns the loss
   double (*cross_entropy_row)(float* logits, int64_t n, int64_t label, float scale, bool gradient);
+  // products of a matrix and one vector: y[i] = w[i, :] . x + beta y[i] for rows i of w, and
+  // y[j] = sum over i of x[i] w[i, j] + beta y[j] for columns j
+  void (*gemv_rows)(const float* w, int64_t stride, int64_t rows, const float* x, int64_t n,
+                    float beta, float* y);
+  void (*gemv_columns)(const float* w, int64_t stride, int64_t columns, const float* x, int64_t n,
+                       float beta, float* y);
   // optimizer
   void (*adamw)(const AdamWScalars& s, float* w, const float* g, float* m, float* v, int64_t n);
   double (*sum_of_squares)(const float* x, int64_t n);
@@ -63,6 +72,9 @@ struct KernelTable {
   void (*attention_forward)(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,
                             int64_t q_stride, const float* k, const float* v, int64_t kv_stride,
                             float* o, int64_t o_stride, float* lse);
+  // one query of up to kDecodeHeads heads that share keys and values, which are read once
+  void (*attention_decode)(const AttentionTile& tile, int64_t heads, const float* q, const float* k,
+                           const float* v, int64_t kv_stride, float* o);
   // adds to dq, dk and dv, which the caller has cleared
   void (*attention_backward)(const AttentionTile& tile, const float* q, int64_t q_stride,
                              const float* k, const float* v, int64_t kv_stride, const float* o,

@@ -219,9 +219,12 @@ const KernelTable kernel_table_of_isa{layer_norm_row,
                                       add,
                                       add_bias,
                                       cross_entropy_row,
+                                      gemv_rows,
+                                      gemv_columns,
                                       adamw,
                                       sum_of_squares,
                                       attention_forward,
+                                      attention_decode,
                                       attention_backward};
 
 }  // namespace hetmem::ops::cpu::HETMEM_ISA

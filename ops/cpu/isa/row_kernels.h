@@ -5,9 +5,15 @@
 
 namespace hetmem::ops::cpu::HETMEM_ISA {
 
+void gemv_rows(const float* w, int64_t stride, int64_t rows, const float* x, int64_t n, float beta,
+               float* y);
+void gemv_columns(const float* w, int64_t stride, int64_t columns, const float* x, int64_t n,
+                  float beta, float* y);
 void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,
                        int64_t q_stride, const float* k, const float* v, int64_t kv_stride,
                        float* o, int64_t o_stride, float* lse);
+void attention_decode(const AttentionTile& tile, int64_t heads, const float* q, const float* k,
+                      const float* v, int64_t kv_stride, float* o);
 void attention_backward(const AttentionTile& tile, const float* q, int64_t q_stride, const float* k,
                         const float* v, int64_t kv_stride, const float* o, const float* dout,
                         int64_t o_stride, const float* lse, float* dq, int64_t dq_stride, float* dk,
