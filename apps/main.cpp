@@ -29,6 +29,30 @@ std::vector<std::string> normalised(int argc, char** argv) {
   return arguments;
 }
 
+// Commands whose options are in no table take --config by having the file's keys put on their
+// command line, behind what is there already (arguments are in reverse).
+std::vector<std::string> with_config_file(std::vector<std::string> arguments) {
+  if (arguments.empty() || (arguments.back() != "tokenize" && arguments.back() != "bench")) {
+    return arguments;
+  }
+  const auto flag = std::find(arguments.begin(), arguments.end(), "--config");
+  if (flag == arguments.end() || flag == arguments.begin()) return arguments;
+  const OptionValues values = read_config_file(*(flag - 1));
+  arguments.erase(flag - 1, flag + 1);
+  for (const auto& [name, texts] : values) {
+    const bool positional = name == "files" || name == "name";
+    if (std::find(arguments.begin(), arguments.end(), "--" + name) != arguments.end()) continue;
+    if (!positional && texts == std::vector<std::string>{"false"}) continue;
+    std::vector<std::string> words;
+    if (!positional) words.push_back("--" + name);
+    if (positional || texts != std::vector<std::string>{"true"}) {
+      words.insert(words.end(), texts.begin(), texts.end());
+    }
+    arguments.insert(arguments.end() - 1, words.rbegin(), words.rend());
+  }
+  return arguments;
+}
+
 struct OptionRow {
   CLI::Option* option;
   std::string name;
@@ -41,9 +65,10 @@ class TableOptions {
  public:
   template <typename Config>
   TableOptions(CLI::App& command, const std::vector<OptionOf<Config>>& table,
-               bool train_only_too = true) {
+               bool for_plan = false) {
     for (const OptionOf<Config>& row : table) {
-      if (!row.train_only || train_only_too) add(command, row);
+      if (for_plan && row.group == kDataGroup) continue;
+      add(command, row, for_plan && row.train_only);
     }
     command.add_option("--config", config_file_, "YAML file of these options; flags win")
         ->type_name("FILE");
@@ -72,11 +97,13 @@ class TableOptions {
   }
 
  private:
-  void add(CLI::App& command, const OptionHelp& row) {
+  // Hidden ones are taken and change nothing: the command line of `train` serves `plan` too.
+  void add(CLI::App& command, const OptionHelp& row, bool hidden) {
     auto values = std::make_shared<std::vector<std::string>>();
     std::string help = row.help;
     if (!row.fallback.empty()) help += (help.empty() ? "[" : " [") + row.fallback + "]";
-    CLI::Option* option = command.add_option("--" + row.name, *values, help)->group(row.group);
+    CLI::Option* option =
+        command.add_option("--" + row.name, *values, help)->group(hidden ? "" : row.group);
     option->type_name(row.value);
     if (row.value.empty()) {
       option->expected(0, 1);
@@ -102,7 +129,7 @@ int run(int argc, char** argv) {
   train_table.add_later_options(*train_command);
   CLI::App* plan_command =
       app.add_subcommand("plan", "say whether a run fits and how long a step takes");
-  TableOptions plan_table(*plan_command, train_options(), false);
+  TableOptions plan_table(*plan_command, train_options(), true);
   plan_table.add_later_options(*plan_command);
   PlanOutput plan_output;
   plan_command->add_flag("--json", plan_output.json, "one JSON object");
@@ -151,7 +178,7 @@ int run(int argc, char** argv) {
       ->type_name("FILE");
 
   try {
-    app.parse(normalised(argc, argv));
+    app.parse(with_config_file(normalised(argc, argv)));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
     throw Error(ErrorKind::kBadInput, std::string(error.what()) + "; --help lists the options");

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <csignal>
@@ -77,7 +78,9 @@ void print_memory(const RunResult& result) {
   for (int kind = 0; kind < kMemoryKinds; ++kind) {
     const int64_t bytes = result.device.by_kind[static_cast<size_t>(kind)];
     if (bytes == 0) continue;
-    fmt::print("  {:<24}{:>14}\n", name_of(static_cast<MemoryKind>(kind)), format_byte_size(bytes));
+    std::string name(name_of(static_cast<MemoryKind>(kind)));
+    std::replace(name.begin(), name.end(), '_', ' ');
+    fmt::print("  {:<24}{:>14}\n", name, format_byte_size(bytes));
   }
   fmt::print("  {:<24}{:>14}\n  {:<24}{:>14}\n", "all", format_byte_size(result.device.peak),
              "budget", format_byte_size(result.device.budget));

@@ -35,7 +35,7 @@ struct OptionHelp {
   std::string fallback;  // the default, as help shows it
   std::string help;
   bool many = false;        // takes several values
-  bool train_only = false;  // `plan` does not know it
+  bool train_only = false;  // nothing that `plan` looks at
 };
 
 // `set` throws Error (kBadInput) naming the flag; `get` gives back the text that `set` would take.

@@ -13,8 +13,8 @@ namespace {
 using namespace options;
 
 Option optional_steps() {
-  Option option = row<TrainConfig>(
-      {"steps", "Data and steps", "N", "", "optimizer steps (instead of --epochs)", true});
+  Option option =
+      row<TrainConfig>({"steps", "Steps", "N", "", "optimizer steps (instead of --epochs)", true});
   option.set = [](TrainConfig& config, const Values& values) {
     config.steps = parse_number<int64_t>("steps", single("steps", values), 1, int64_t{1} << 40,
                                          "a whole number of at least 1");
@@ -40,7 +40,7 @@ Option optional_real(const Head& head, std::optional<double> TrainConfig::*membe
 void append_model_and_data(std::vector<Option>& table) {
   using C = TrainConfig;
   const char* model = "Model";
-  const char* data = "Data and steps";
+  const char* data = "Steps";
   table.push_back(text({"model", model, "DIR", "", "Hugging Face folder (required)"}, &C::model));
   table.push_back(boolean(
       {"from-scratch", model, "", "off", "initialise as Hugging Face does; needs config.json only"},
@@ -48,12 +48,15 @@ void append_model_and_data(std::vector<Option>& table) {
   table.push_back(
       text({"freeze", model, "REGEX", "none", "parameters whose names match are not trained"},
            &C::freeze));
-  table.push_back(paths(
-      {"data", data, "PATH...", "", "token files .bin, text, .jsonl, folders", true}, &C::data));
-  table.push_back(paths({"eval-data", data, "PATH...", "none", "the same, for evaluation", true},
-                        &C::eval_data));
-  table.push_back(text({"data-glob", data, "GLOB", "*", "which files of a folder are data", true},
-                       &C::data_glob));
+  table.push_back(
+      paths({"data", kDataGroup, "PATH...", "", "token files .bin, text, .jsonl, folders", true},
+            &C::data));
+  table.push_back(
+      paths({"eval-data", kDataGroup, "PATH...", "none", "the same, for evaluation", true},
+            &C::eval_data));
+  table.push_back(
+      text({"data-glob", kDataGroup, "GLOB", "*", "which files of a folder are data", true},
+           &C::data_glob));
   table.push_back(
       integer({"batch-size", data, "N", "4", "sequences of a micro-batch"}, &C::batch_size, 1));
   table.push_back(

@@ -70,6 +70,8 @@ struct LaterOption {
   std::string_view fallback;
 };
 const std::vector<LaterOption>& later_options();
+// The heading of the options that name data: `train` has them, `plan` does not.
+constexpr const char* kDataGroup = "Data";
 
 // Applies named values ("learning-rate" or "learning_rate") over the defaults and checks them
 // against each other. Throws Error (kBadInput) that names the flag.
