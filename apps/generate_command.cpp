@@ -20,7 +20,7 @@ using Row = OptionOf<GenerateConfig>;
 template <typename Part>
 Row within(const OptionOf<Part>& row, Part GenerateConfig::*part) {
   Row result;
-  static_cast<OptionHelp&>(result) = row;
+  static_cast<OptionHelp&>(result) = static_cast<const OptionHelp&>(row);
   result.set = [set = row.set, part](GenerateConfig& config, const options::Values& values) {
     set(config.*part, values);
   };

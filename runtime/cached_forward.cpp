@@ -65,8 +65,9 @@ int64_t KeyValueCache::bytes(const ModelConfig& model, int64_t positions) {
 
 ops::KeyValueRows KeyValueCache::rows(int layer, int64_t position) const {
   const int64_t block = shape_.elements() * static_cast<int64_t>(sizeof(float));
-  return {buffer_.view(2 * layer * block, DType::kFloat32, shape_),
-          buffer_.view((2 * layer + 1) * block, DType::kFloat32, shape_), position};
+  const int64_t keys = 2 * static_cast<int64_t>(layer) * block;
+  return {buffer_.view(keys, DType::kFloat32, shape_),
+          buffer_.view(keys + block, DType::kFloat32, shape_), position};
 }
 
 CachedForward::CachedForward(const ModelConfig& model, int64_t tokens)

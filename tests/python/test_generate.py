@@ -15,32 +15,42 @@ from tokenizers import Tokenizer, decoders, models as bpe_models, pre_tokenizers
 
 PROMPTS = ["def main():", "The quick brown fox", "x", "Ünïcödé 你好 🙂 and so on, 1234"]
 NEW = 44
+# What the tokenizer learns its merges from: fixed, so that ids and with them near ties are.
+TEXT = ["def main(): return the brown fox", "the quick fox and the other thing", "    print(thing)",
+        "for the main thing in range(10): print(thing, the)", "and so on, 1234"] * 3
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    text = open(__file__, encoding="utf-8").read().splitlines()
     trained = Tokenizer(bpe_models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.decoder = decoders.ByteLevel()
-    trained.train_from_iterator(text, trainers.BpeTrainer(
+    trained.train_from_iterator(TEXT, trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=["<|endoftext|>", "<|begin|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    assert trained.get_vocab_size() == VOCABULARY
+    assert trained.get_vocab_size() <= VOCABULARY
     return trained
 
 
 class Model:
     """A folder with a tokenizer, and what transformers makes of it."""
 
-    def __init__(self, folder, config, tokenizer, eos=None, dtype=torch.float32, **generation):
-        model = make_model(config, seed=3, scale=4.0).to(dtype)
+    def __init__(self, folder, config, tokenizer, eos=None, dtype=torch.float32, seed=1,
+                 **generation):
+        model = make_model(config, seed=seed, scale=1.0)
+        with torch.no_grad():  # large enough that greedy text wanders instead of repeating itself
+            for name, parameter in model.named_parameters():
+                if parameter.ndim > 1:
+                    table = any(word in name for word in ("wte", "wpe", "embed", "lm_head"))
+                    parameter.mul_(30.0 if table else 12.0)
+        model.to(dtype)
         model.generation_config = transformers.GenerationConfig(
             bos_token_id=0, eos_token_id=eos, pad_token_id=0, **generation)
         model.config.eos_token_id = eos
         model.save_pretrained(folder)
         tokenizer.save(str(folder / "tokenizer.json"))
-        self.folder, self.tokenizer, self.model = folder, tokenizer, model.float()
+        self.folder, self.tokenizer = folder, tokenizer
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def ids(self, prompt):
         return torch.tensor([self.tokenizer.encode(prompt).ids])
@@ -53,7 +63,7 @@ class Model:
                 output_scores=True, return_dict_in_generate=True)
         best = torch.stack(out.scores).topk(2, dim=-1).values
         # Otherwise the last bits of a logit would choose the token.
-        assert (best[..., 0] - best[..., 1]).min() > 1e-3, "take another seed"
+        assert (best[..., 0] - best[..., 1]).min() > 3e-4, "take another seed"
         return out.sequences[0, ids.shape[1]:].tolist()
 
     def text(self, ids):
@@ -109,7 +119,7 @@ def test_long_prompts_go_through_in_pieces(tmp_path, tokenizer, name):
     if name == "gpt2":
         config.n_positions = 700
     model = Model(tmp_path / "model", config, tokenizer)
-    prompt = open(__file__, encoding="utf-8").read()[:1000]
+    prompt = " ".join(TEXT * 4 + PROMPTS)
     assert 512 < model.ids(prompt).shape[1] < 650
     assert model.generate(prompt, temperature=0) == model.text(model.greedy(prompt))
 
@@ -149,7 +159,9 @@ def test_template_and_special_tokens(tmp_path, tokenizer):
 def test_empty_prompt_begins_with_bos(generators):
     model = generators("llama")
     with torch.no_grad():
-        ids = model.model.generate(torch.tensor([[0]]), do_sample=False, max_new_tokens=9)[0, 1:]
+        ids = model.model.generate(
+            torch.tensor([[0]]), attention_mask=torch.tensor([[1]]), do_sample=False,
+            max_new_tokens=9)[0, 1:]
     assert model.generate("", 9, temperature=0) == model.text(ids.tolist())
 
 
@@ -160,8 +172,6 @@ def test_sampling_is_a_function_of_the_seed(generators):
     for threads in (1, 2):
         again = model.generate("x", seed=2, temperature=1.2, top_p=0.9, threads=threads)
         assert again == texts[1]
-    assert model.generate("x", 20, seed=2, temperature=1.2, top_p=0.9) == model.text_prefix(
-        texts[1]) if hasattr(model, "text_prefix") else True
 
 
 def nucleus(probabilities, top_p):
@@ -173,8 +183,9 @@ def nucleus(probabilities, top_p):
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.6])
-def test_samples_follow_the_softmax(generators, top_p):
-    model, temperature, runs = generators("llama"), 2.5, 200
+def test_samples_follow_the_softmax(tmp_path, tokenizer, top_p):
+    model = Model(tmp_path / "model", CONFIGS["llama"](), tokenizer, seed=0)
+    temperature, runs = 2.5, 300
     expected = {}
     for i, p in enumerate(nucleus(model.probabilities("x", temperature), top_p)):
         if p > 0:
@@ -192,7 +203,9 @@ def test_samples_follow_the_softmax(generators, top_p):
         bins.append((rest, runs - sum(c for _, c in bins)))
     statistic = sum((c - e) ** 2 / e for e, c in bins)
     freedom = len(bins) - 1
-    assert statistic < freedom + 4 * (2 * freedom) ** 0.5 + 4, (statistic, freedom)
+    # What chance passes once in a thousand (Wilson and Hilferty 1931).
+    bound = freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
+    assert statistic < bound, (statistic, bound)
 
 
 def test_text_comes_in_whole_characters(generators):
