@@ -82,7 +82,9 @@ std::vector<BenchResult> bench_gemm(const BenchOptions& options) {
     double ours_total = 0;
     double best_total = 0;
     double total_flops = 0;
-    for (const auto& [shape, count] : shapes_of(which)) {
+    for (const auto& entry : shapes_of(which)) {
+      const GemmShape& shape = entry.first;
+      const int count = entry.second;
       Operands at(shape);
       double ours = 1e300;
       std::array<double, 2> library{1e300, 1e300};
@@ -133,7 +135,8 @@ void tune_gemm(const BenchOptions& options) {
   ShapeCounts shapes;
   for (const BenchCase& which : bench_cases(options)) shapes.merge(shapes_of(which));
   std::string rows;
-  for (const auto& [shape, count] : shapes) {
+  for (const auto& entry : shapes) {
+    const GemmShape& shape = entry.first;
     Operands at(shape);
     std::string best_row;
     double best = 1e300;
@@ -156,8 +159,8 @@ void tune_gemm(const BenchOptions& options) {
           if (least >= best) continue;
           best = least;
           best_row =
-              fmt::format("{{{}, {{{}, {}, {}, {}, {}}}, GemmKernel::{}, {}, {}}},\n", marker,
-                          shape.m, shape.n, shape.k, shape.transpose_a, shape.transpose_b,
+              fmt::format("{{{{{}, {}, {}, {}, {}}}, {}, GemmKernel::{}, {}, {}}},\n", shape.m,
+                          shape.n, shape.k, shape.transpose_a, shape.transpose_b, marker,
                           kernel == GemmKernel::kOneDnn ? "kOneDnn" : "kOpenBlas", down, across);
         }
       }
@@ -172,7 +175,7 @@ void tune_gemm(const BenchOptions& options) {
   for (size_t begin = 0; begin < before.size();) {
     const size_t end = std::min(before.find('\n', begin), before.size() - 1) + 1;
     const std::string line = before.substr(begin, end - begin);
-    if (line.rfind("{" + marker, 0) != 0) kept += line;
+    if (line.find(marker + ",") == std::string::npos) kept += line;
     begin = end;
   }
   write_text_file(options.tune, kept + rows);

@@ -1,5 +1,5 @@
-// manifest.json: the sizes and XXH3-128 sums of the files of a folder, written last, so that a folder
-// can be checked before it is trusted. Stateless.
+// manifest.json: the sizes and XXH3-128 sums of the files of a folder, written last, so that a
+// folder can be checked before it is trusted. Stateless.
 #pragma once
 
 #include <string>

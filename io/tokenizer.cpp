@@ -139,7 +139,8 @@ class Reader {
       }
     }
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-      if (model.contains(key) && !model[key].is_null() && model[key] != "") {
+      if (model.contains(key) && !model[key].is_null() &&
+          !(model[key].is_string() && model[key].get_ref<const std::string&>().empty())) {
         refuse(std::string("sets ") + key + ", which is not implemented");
       }
     }
@@ -422,13 +423,13 @@ std::string StreamDecoder::next(int32_t id) {
   if (tokenizer_.is_special(id)) return {};
   pending_ += tokenizer_.bytes_of(id);
   const auto ready = pending_.size() - static_cast<size_t>(incomplete_utf8_tail(pending_));
-  const std::string text = repaired_utf8(std::string_view(pending_).substr(0, ready));
+  std::string text = repaired_utf8(std::string_view(pending_).substr(0, ready));
   pending_.erase(0, ready);
   return text;
 }
 
 std::string StreamDecoder::finish() {
-  const std::string text = repaired_utf8(pending_);
+  std::string text = repaired_utf8(pending_);
   pending_.clear();
   return text;
 }

@@ -8,7 +8,7 @@ namespace {
 
 // The first row keeps the array from being empty where nothing was tuned; no shape is near it.
 constexpr GemmRuleRow kRows[] = {
-    {Isa::kAvx2, {0, 0, 0, true, true}, GemmKernel::kOneDnn, 1, 1},
+    {{0, 0, 0, true, true}, Isa::kAvx2, GemmKernel::kOneDnn, 1, 1},
 #include "ops/cpu/gemm_rules.inc"
 };
 

@@ -13,8 +13,8 @@ namespace hetmem::ops::cpu {
 
 // Pieces, not tile sizes, so that a row serves its neighbours too.
 struct GemmRuleRow {
-  Isa isa;
   GemmShape shape;
+  Isa isa;
   GemmKernel kernel;
   int pieces_m;
   int pieces_n;

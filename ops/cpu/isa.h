@@ -3,9 +3,11 @@
 // chosen here, once, at run time.
 #pragma once
 
+#include <cstdint>
+
 namespace hetmem::ops::cpu {
 
-enum class Isa { kAvx2, kAvx512 };
+enum class Isa : uint8_t { kAvx2, kAvx512 };
 
 // Of this process. Throws Error (kBadInput) on a processor without AVX2 and FMA.
 Isa current_isa();
