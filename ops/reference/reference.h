@@ -1,5 +1,6 @@
-// The plain version of every op, on host memory, with double accumulation: what the backends are
-// tested against. Slow on purpose; no threads, no workspace.
+// The plain version of every op, in double throughout: what the backends are tested against, and
+// what finite differences are taken of. Operands are those of core/op.h with float64 in the place
+// of fp32, on the host. Slow on purpose: one thread, no workspace, no tiles.
 #pragma once
 
 #include "core/op.h"

@@ -1,0 +1,215 @@
+#include "op_case.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <memory>
+
+#include "core/philox.h"
+#include "device/stream.h"
+#include "device/thread_pool.h"
+#include "ops/ops.h"
+#include "ops/reference/reference.h"
+
+namespace hetmem::testing_ops {
+namespace {
+
+template <typename Real>
+struct Buffers {
+  std::vector<std::vector<Real>> numbers;
+  std::vector<std::vector<int32_t>> integers;
+  OpCall call;
+  double loss = 0;
+};
+
+bool is_loss(const OpCase& op, size_t output) {
+  return output == 0 && (op.kind == OpKind::kHeadLoss || op.kind == OpKind::kHeadLossTrain);
+}
+
+template <typename Real>
+void fill(Buffers<Real>& buffers, const OpCase& op, DType dtype, MemorySpace space) {
+  buffers.call.kind = op.kind;
+  buffers.call.params = op.params;
+  buffers.call.runtime = op.runtime;
+  buffers.numbers.reserve(op.inputs.size() + op.outputs.size());
+  buffers.integers.reserve(op.inputs.size());
+  for (const Operand& operand : op.inputs) {
+    if (!operand.integers.empty()) {
+      buffers.integers.push_back(operand.integers);
+      buffers.call.inputs.emplace_back(buffers.integers.back().data(), DType::kInt32,
+                                       operand.shape, space);
+      continue;
+    }
+    buffers.numbers.emplace_back(operand.numbers.begin(), operand.numbers.end());
+    buffers.call.inputs.emplace_back(buffers.numbers.back().data(), dtype, operand.shape, space);
+  }
+  for (size_t i = 0; i < op.outputs.size(); ++i) {
+    const std::vector<double> start = before(op, i);
+    if (is_loss(op, i)) {
+      buffers.loss = start[0];
+      buffers.call.outputs.emplace_back(&buffers.loss, DType::kFloat64, op.outputs[i], space);
+      continue;
+    }
+    buffers.numbers.emplace_back(start.begin(), start.end());
+    buffers.call.outputs.emplace_back(buffers.numbers.back().data(), dtype, op.outputs[i], space);
+  }
+}
+
+template <typename Real>
+Results results_of(const Buffers<Real>& buffers, const OpCase& op) {
+  Results results;
+  for (size_t i = 0; i < op.outputs.size(); ++i) {
+    const TensorView& view = buffers.call.outputs[i];
+    if (is_loss(op, i)) {
+      results.push_back({buffers.loss});
+    } else {
+      results.emplace_back(view.as<Real>(), view.as<Real>() + view.elements());
+    }
+  }
+  return results;
+}
+
+Operand operand_of(const Shape& shape, std::vector<double> numbers) { return {shape, numbers, {}}; }
+
+OpCase backward_case(const OpCase& forward, OpKind kind, const OpParams& params,
+                     std::vector<Operand> inputs, std::vector<Shape> outputs) {
+  return {forward.name + "_" + std::string(name_of(kind)), kind, params, std::move(inputs),
+          std::move(outputs), forward.runtime};
+}
+
+std::vector<Backward> linear_backward(const OpCase& f, const Operand& dy) {
+  auto params = std::get<LinearParams>(f.params);
+  std::vector<Backward> all;
+  std::vector<Shape> outputs{f.inputs[1].shape};
+  std::vector<int> of{1};
+  if (params.has_bias) {
+    outputs.push_back(f.inputs[2].shape);
+    of.push_back(2);
+  }
+  params.has_addend = false;
+  all.push_back(
+      {backward_case(f, OpKind::kLinearBackwardWeight, params, {f.inputs[0], dy}, outputs), of});
+  params.has_bias = false;
+  all.push_back({backward_case(f, OpKind::kLinearBackwardInput, params, {dy, f.inputs[1]},
+                               {f.inputs[0].shape}),
+                 {0}});
+  return all;
+}
+
+}  // namespace
+
+Operand normal(const Shape& shape, uint64_t stream, double deviation, double mean) {
+  Operand operand{shape, {}, {}};
+  for (int64_t i = 0; i < shape.elements(); ++i) {
+    const double draw = normal_pair(7, stream, static_cast<uint64_t>(i))[0];
+    operand.numbers.push_back(static_cast<float>(mean + deviation * draw));
+  }
+  return operand;
+}
+
+std::vector<double> before(const OpCase& op, size_t output) {
+  const int64_t count = op.outputs[output].elements();
+  if (is_loss(op, output)) return {3.25};
+  const bool table = op.kind == OpKind::kEmbeddingBackward && output == 0 &&
+                     std::get<EmbeddingParams>(op.params).accumulate_table;
+  const bool added = op.runtime.accumulate && !(op.kind == OpKind::kHeadLossTrain && output == 1) &&
+                     !((op.kind == OpKind::kLayerNormBackward ||
+                        op.kind == OpKind::kRmsNormBackward) && output == 0);
+  if (added || table) return normal(op.outputs[output], 90 + output).numbers;
+  return std::vector<double>(static_cast<size_t>(count), std::numeric_limits<double>::quiet_NaN());
+}
+
+Results run_reference(const OpCase& op) {
+  Buffers<double> buffers;
+  fill(buffers, op, DType::kFloat64, MemorySpace::kHost);
+  ops::reference::run(buffers.call);
+  return results_of(buffers, op);
+}
+
+Results run_cpu(const OpCase& op, int threads, std::pair<int, int> in_place) {
+  Buffers<float> buffers;
+  fill(buffers, op, DType::kFloat32, MemorySpace::kDevice);
+  OpCall& call = buffers.call;
+  if (in_place.first >= 0) {
+    call.outputs[static_cast<size_t>(in_place.second)].data =
+        call.inputs[static_cast<size_t>(in_place.first)].data;
+  }
+  std::vector<Shape> shapes;
+  for (const TensorView& view : call.inputs) shapes.push_back(view.shape);
+  const int64_t bytes = ops::workspace_bytes(call.kind, call.params, shapes);
+  constexpr size_t kAlignment = 64;
+  std::vector<std::byte> workspace(static_cast<size_t>(bytes) + kAlignment);
+  void* at = workspace.data();
+  size_t room = workspace.size();
+  std::align(kAlignment, static_cast<size_t>(bytes), at, room);
+  call.workspace = {at, DType::kUint8, Shape{bytes}, MemorySpace::kDevice};
+  ThreadPool pool(threads);
+  CpuStream stream("compute", pool);
+  ops::launch(stream, call);
+  stream.synchronize();
+  return results_of(buffers, op);
+}
+
+std::vector<Backward> backward_of(const OpCase& f, const Results& results, const Operand& dy) {
+  const auto& in = f.inputs;
+  const auto saved = [&](size_t i) { return operand_of(f.outputs[i], results[i]); };
+  switch (f.kind) {
+    case OpKind::kEmbedding: {
+      const bool positions = std::get<EmbeddingParams>(f.params).has_positions;
+      std::vector<Shape> outputs{in[1].shape};
+      if (positions) outputs.push_back(in[2].shape);
+      return {{backward_case(f, OpKind::kEmbeddingBackward, f.params, {in[0], dy}, outputs),
+               positions ? std::vector<int>{1, 2} : std::vector<int>{1}}};
+    }
+    case OpKind::kLinear:
+      return linear_backward(f, dy);
+    case OpKind::kLayerNorm:
+      return {{backward_case(f, OpKind::kLayerNormBackward, f.params, {dy, in[0], in[1], saved(1)},
+                             {in[0].shape, in[1].shape, in[1].shape}),
+               {0, 1, 2}}};
+    case OpKind::kRmsNorm:
+      return {{backward_case(f, OpKind::kRmsNormBackward, f.params, {dy, in[0], in[1], saved(1)},
+                             {in[0].shape, in[1].shape}),
+               {0, 1}}};
+    case OpKind::kRope: {
+      auto params = std::get<RopeParams>(f.params);
+      params.inverse = !params.inverse;
+      return {{backward_case(f, OpKind::kRope, params, {dy, in[1]}, {in[0].shape}), {0}}};
+    }
+    case OpKind::kAttention: {
+      std::vector<Operand> inputs = in;
+      inputs.insert(inputs.end(), {saved(0), saved(1), dy});
+      std::vector<Shape> outputs;
+      std::vector<int> of;
+      for (size_t i = 0; i < in.size(); ++i) {
+        outputs.push_back(in[i].shape);
+        of.push_back(static_cast<int>(i));
+      }
+      return {{backward_case(f, OpKind::kAttentionBackward, f.params, inputs, outputs), of}};
+    }
+    case OpKind::kGelu:
+      return {{backward_case(f, OpKind::kGeluBackward, f.params, {dy, in[0]}, {in[0].shape}), {0}}};
+    case OpKind::kSwiglu:
+      return {{backward_case(f, OpKind::kSwigluBackward, f.params, {dy, in[0], in[1]},
+                             {in[0].shape, in[1].shape}),
+               {0, 1}}};
+    case OpKind::kDropout:
+      return {{backward_case(f, OpKind::kDropout, f.params, {dy}, {in[0].shape}), {0}}};
+    case OpKind::kHeadLoss:
+      return {{backward_case(f, OpKind::kHeadLossTrain, f.params, in,
+                             {Shape{1}, in[0].shape, in[1].shape}),
+               {-1, 0, 1}}};
+    default:
+      return {};  // kAdd hands dy on; the rest are backward ops themselves
+  }
+}
+
+OpCase rounded(OpCase op) {
+  for (Operand& operand : op.inputs) {
+    for (double& number : operand.numbers) number = static_cast<float>(number);
+  }
+  return op;
+}
+
+}  // namespace hetmem::testing_ops

@@ -1,0 +1,58 @@
+// Cases for the tests of ops: one op with its operands, run by the plain double version and by the
+// CPU backend.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/op.h"
+
+namespace hetmem::testing_ops {
+
+struct Operand {
+  Shape shape;
+  std::vector<double> numbers;
+  std::vector<int32_t> integers;  // tokens and labels, instead of numbers
+};
+
+struct OpCase {
+  std::string name;
+  OpKind kind = OpKind::kAdd;
+  OpParams params;
+  std::vector<Operand> inputs;
+  std::vector<Shape> outputs;
+  OpRuntime runtime;
+};
+
+// The numbers of every output.
+using Results = std::vector<std::vector<double>>;
+
+// Normal numbers of this deviation, each one an fp32 number.
+Operand normal(const Shape& shape, uint64_t stream, double deviation = 1.0, double mean = 0.0);
+
+// What an output holds before the call: numbers that must be added to where gradients accumulate
+// (and for the loss, which always is), else NaN, which an element that is not written would show.
+std::vector<double> before(const OpCase& op, size_t output);
+
+Results run_reference(const OpCase& op);
+// `in_place` shares the memory of one input with one output.
+Results run_cpu(const OpCase& op, int threads, std::pair<int, int> in_place = {-1, -1});
+
+// An op of the backward pass, and which input of the forward op each of its outputs belongs to (-1:
+// to none).
+struct Backward {
+  OpCase op;
+  std::vector<int> gradient_of;
+};
+// The backward ops of a forward one, for a gradient dy of its first output.
+std::vector<Backward> backward_of(const OpCase& forward, const Results& results, const Operand& dy);
+
+// The same with every operand rounded to fp32.
+OpCase rounded(OpCase op);
+
+// Every forward op in several forms. Small ones serve finite differences.
+std::vector<OpCase> forward_cases(bool small);
+
+}  // namespace hetmem::testing_ops

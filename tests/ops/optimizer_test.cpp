@@ -1,0 +1,104 @@
+// Optimizer steps and sums of squares: the bits of the written order of operations.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "device/stream.h"
+#include "device/thread_pool.h"
+#include "op_case.h"
+#include "ops/ops.h"
+
+namespace hetmem::testing_ops {
+namespace {
+
+constexpr int64_t kCount = 3 * ops::kSumBlock + 1001;
+
+struct State {
+  explicit State(int threads) : pool(threads), stream("compute", pool) {}
+  TensorView view(std::vector<float>& numbers) {
+    return {numbers.data(), DType::kFloat32, Shape{static_cast<int64_t>(numbers.size())},
+            MemorySpace::kDevice};
+  }
+  static std::vector<float> draw(uint64_t stream) {
+    const Operand operand = normal({kCount}, stream);
+    return {operand.numbers.begin(), operand.numbers.end()};
+  }
+
+  std::vector<float> w = draw(1);
+  std::vector<float> g = draw(2);
+  std::vector<float> m = std::vector<float>(kCount, 0.0F);
+  std::vector<float> v = std::vector<float>(kCount, 0.0F);
+  ThreadPool pool;
+  CpuStream stream;
+};
+
+TEST(AdamW, HasTheBitsOfItsWrittenOrder) {
+  for (const int threads : {1, 2, 3, 8}) {
+    State at(threads);
+    std::vector<float> w = at.w;
+    std::vector<float> m = at.m;
+    std::vector<float> v = at.v;
+    for (int t = 1; t <= 3; ++t) {
+      ops::AdamWStep step;
+      step.learning_rate = 0.01F;
+      step.weight_decay = 0.1F;
+      step.gradient_scale = 0.7F;
+      step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
+      step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
+      ops::adamw_step(at.stream, step, at.view(at.w), at.view(at.g), at.view(at.m), at.view(at.v));
+      at.stream.synchronize();
+      for (size_t i = 0; i < w.size(); ++i) {
+        const float g = at.g[i] * step.gradient_scale;
+        m[i] = m[i] + (1.0F - step.beta1) * (g - m[i]);
+        v[i] = step.beta2 * v[i] + (1.0F - step.beta2) * (g * g);
+        const float denominator = std::sqrt(v[i]) / step.bias_correction2_sqrt + step.epsilon;
+        w[i] = w[i] * (1.0F - step.learning_rate * step.weight_decay) -
+               step.learning_rate / step.bias_correction1 * (m[i] / denominator);
+      }
+      EXPECT_EQ(at.w, w);
+      EXPECT_EQ(at.m, m);
+      EXPECT_EQ(at.v, v);
+    }
+  }
+}
+
+TEST(Sgd, HasTheBitsOfItsWrittenOrder) {
+  for (const int threads : {1, 2, 3, 8}) {
+    State at(threads);
+    std::vector<float> w = at.w;
+    std::vector<float> buffer = at.m;
+    for (const bool first : {true, false}) {
+      const ops::SgdStep step{0.1F, 0.9F, 0.01F, 0.5F, first};
+      ops::sgd_step(at.stream, step, at.view(at.w), at.view(at.g), at.view(at.m));
+      at.stream.synchronize();
+      for (size_t i = 0; i < w.size(); ++i) {
+        const float d = at.g[i] * step.gradient_scale + step.weight_decay * w[i];
+        buffer[i] = first ? d : step.momentum * buffer[i] + d;
+        w[i] = w[i] - step.learning_rate * buffer[i];
+      }
+      EXPECT_EQ(at.w, w);
+      EXPECT_EQ(at.m, buffer);
+    }
+  }
+}
+
+TEST(SumOfSquares, IsExactToDoubleAndTheSameForAnyNumberOfThreads) {
+  double exact = 0;
+  std::vector<double> sums;
+  for (const int threads : {1, 2, 3, 8}) {
+    State at(threads);
+    double sum = 0;
+    ops::sum_of_squares(at.stream, at.view(at.g), &sum);
+    at.stream.synchronize();
+    sums.push_back(sum);
+    long double total = 0;
+    for (const float x : at.g) total += static_cast<long double>(x) * x;
+    exact = static_cast<double>(total);
+  }
+  for (const double sum : sums) EXPECT_EQ(sum, sums[0]);
+  // A lane of a block adds kSumBlock / 16 terms, then 16 lanes and 4 blocks.
+  EXPECT_NEAR(sums[0], exact, exact * (ops::kSumBlock / 16.0 + 8) * 0x1p-53);
+}
+
+}  // namespace
+}  // namespace hetmem::testing_ops
