@@ -32,9 +32,9 @@ struct Query {
   int64_t batch;
   int64_t head;
   int64_t time;
-  int64_t row;       // of q and o
-  int64_t first;     // of k and v: the row of key 0
-  int64_t column;    // of q and o
+  int64_t row;     // of q and o
+  int64_t first;   // of k and v: the row of key 0
+  int64_t column;  // of q and o
   int64_t kv_column;
 };
 

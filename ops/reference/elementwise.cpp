@@ -100,8 +100,8 @@ double dropout_factor(const OpRuntime& runtime, float p, uint32_t site, int64_t 
 void dropout(const OpCall& call) {
   const auto& params = std::get<DropoutParams>(call.params);
   for (int64_t i = 0; i < call.inputs[0].elements(); ++i) {
-    call.outputs[0].as<double>()[i] = call.inputs[0].as<double>()[i] *
-                                      dropout_factor(call.runtime, params.p, params.site, i);
+    call.outputs[0].as<double>()[i] =
+        call.inputs[0].as<double>()[i] * dropout_factor(call.runtime, params.p, params.site, i);
   }
 }
 

@@ -20,7 +20,9 @@ struct Weight {
   bool weight_in_out;
 };
 
-const LinearParams& linear_params(const OpCall& call) { return std::get<LinearParams>(call.params); }
+const LinearParams& linear_params(const OpCall& call) {
+  return std::get<LinearParams>(call.params);
+}
 
 // A gradient that may hold something already.
 void put(double& to, double value, bool accumulate) { to = accumulate ? to + value : value; }

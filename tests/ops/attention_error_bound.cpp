@@ -15,7 +15,9 @@ struct Place {
 class Attention {
  public:
   explicit Attention(const OpCase& which)
-      : op(which), params(std::get<AttentionParams>(which.params)), time(which.inputs[0].shape[1]) {}
+      : op(which),
+        params(std::get<AttentionParams>(which.params)),
+        time(which.inputs[0].shape[1]) {}
 
   int64_t batches() const { return op.inputs[0].shape[0]; }
   int64_t kv_head(int64_t head) const { return head / (params.heads / params.kv_heads); }
@@ -25,7 +27,8 @@ class Attention {
     int64_t column = head * params.head_dim + i;
     if (params.packed && part > 0) column += params.heads * params.head_dim;
     if (params.packed && part > 1) column += params.kv_heads * params.head_dim;
-    return {operand, static_cast<size_t>((batch * time + t) * op.inputs[operand].shape[-1] + column)};
+    return {operand,
+            static_cast<size_t>((batch * time + t) * op.inputs[operand].shape[-1] + column)};
   }
   double value(int part, int64_t batch, int64_t t, int64_t head, int64_t i) const {
     const Place where = place(part, batch, t, head, i);
@@ -133,8 +136,7 @@ Results attention_backward_error_bound(const OpCase& op) {
           const double log_sum = lse[a.row(batch, head, t)];
           const double keep = a.keep(batch, head, t, key);
           const double p = std::exp(score - log_sum);
-          const double p_error =
-              p * (error + (std::abs(score) + std::abs(log_sum) + 8) * kUnit);
+          const double p_error = p * (error + (std::abs(score) + std::abs(log_sum) + 8) * kUnit);
           double dp = 0;
           double dp_size = 0;
           for (int64_t i = 0; i < d; ++i) {
@@ -147,9 +149,9 @@ Results attention_backward_error_bound(const OpCase& op) {
           }
           const auto scale = static_cast<double>(a.params.scale);
           const double ds = scale * p * std::abs(dp - delta);
-          const double ds_error = scale * (p_error * std::abs(dp - delta) +
-                                           p * inner * (dp_size + delta_size)) +
-                                  4 * kUnit * ds;
+          const double ds_error =
+              scale * (p_error * std::abs(dp - delta) + p * inner * (dp_size + delta_size)) +
+              4 * kUnit * ds;
           for (int64_t i = 0; i < d; ++i) {
             bound(a.place(0, batch, t, head, i)) +=
                 std::abs(a.value(1, batch, key, kv, i)) * (ds_error + ds * over_keys);

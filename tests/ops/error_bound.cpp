@@ -69,7 +69,8 @@ Results of_norm_backward(const OpCase& op) {
   const double g = most(op, 0) * most(op, 2);
   // dx = (g - mean(g) - normed mean(g normed)) rstd, where the mean of |normed| is at most 1
   double dx = 2 * step * g * (2 + normed) * rstd;
-  if (std::get<NormParams>(op.params).has_addend) dx += kUnit * (most(op, 4) + g * (2 + normed) * rstd);
+  if (std::get<NormParams>(op.params).has_addend)
+    dx += kUnit * (most(op, 4) + g * (2 + normed) * rstd);
   // dw and db are sums over the rows
   const auto rows = static_cast<double>(op.inputs[1].shape.elements() / width);
   const double dw = (rows + 4) * kUnit * (rows * most(op, 0) * normed + 4);
@@ -81,34 +82,76 @@ Results of_norm_backward(const OpCase& op) {
 // exceeds 1: sixteen roundings cover value and argument.
 Results of_activation(const OpCase& op) {
   constexpr double kStep = 16 * kUnit;
-  switch (op.kind) {
-    case OpKind::kGelu:
-      return constant(op, {kStep * most(op, 0)});
-    case OpKind::kGeluBackward:
-      return constant(op, {kStep * most(op, 0) * (1 + most(op, 1))});
-    case OpKind::kSwiglu:
-      return constant(op, {kStep * most(op, 0) * most(op, 1)});
-    default:
-      return constant(op, {kStep * most(op, 0) * most(op, 2) * (1 + most(op, 1)),
-                           kStep * most(op, 0) * most(op, 1)});
+  Results bounds = constant(op, std::vector<double>(op.outputs.size(), kStep));
+  const auto size = [&](size_t input, size_t i) { return std::abs(op.inputs[input].numbers[i]); };
+  for (size_t i = 0; i < bounds[0].size(); ++i) {
+    switch (op.kind) {
+      case OpKind::kGelu:
+        bounds[0][i] *= size(0, i);
+        break;
+      case OpKind::kGeluBackward:
+        bounds[0][i] *= size(0, i) * (1 + size(1, i));
+        break;
+      case OpKind::kSwiglu:
+        bounds[0][i] *= size(0, i) * size(1, i);
+        break;
+      default:  // kSwigluBackward: dgate, dup
+        bounds[0][i] *= size(0, i) * size(2, i) * (1 + size(1, i));
+        bounds[1][i] *= size(0, i) * size(1, i);
+    }
   }
+  return bounds;
 }
 
+// A logit is an inner product; the loss of a row is off by twice the worst of them, a probability
+// relatively by as much and by its sum. The gradients are products of (p - onehot) with w and x.
 Results of_head(const OpCase& op) {
-  const auto width = static_cast<double>(op.inputs[0].shape[-1]);
-  const auto rows = static_cast<double>(op.inputs[0].shape.rows());
-  const auto vocabulary = static_cast<double>(op.inputs[1].shape[0]);
-  const double scale = op.runtime.loss_scale;
-  const double logit = width * kUnit * width * most(op, 0) * most(op, 1) / 4;
-  const double p = 2 * logit + (vocabulary / 16 + 16) * kUnit;
-  std::vector<double> bounds{rows * p};
-  if (op.kind == OpKind::kHeadLossTrain) {
-    bounds.push_back(scale * most(op, 1) * 2 * (p + vocabulary * kUnit));
-    const Results exact = run_reference(op);
-    bounds.push_back(scale * most(op, 0) * (rows / 8 + 1) * (p + rows * kUnit) +
-                     (op.runtime.accumulate ? 8 * kUnit * most(exact[2]) : 0));
+  const auto& x = op.inputs[0].numbers;
+  const auto& w = op.inputs[1].numbers;
+  const auto width = static_cast<size_t>(op.inputs[0].shape[-1]);
+  const size_t rows = x.size() / width;
+  const size_t vocabulary = w.size() / width;
+  const bool training = op.kind == OpKind::kHeadLossTrain;
+  const double over_rows = static_cast<double>(rows + 4) * kUnit;
+  const double over_words = static_cast<double>(vocabulary + 4) * kUnit;
+  Results bounds = constant(op, std::vector<double>(op.outputs.size(), 0.0));
+  if (training && op.runtime.accumulate) {
+    const std::vector<double> start = before(op, 2);
+    for (size_t i = 0; i < start.size(); ++i) bounds[2][i] = std::abs(start[i]) * over_rows;
   }
-  return constant(op, bounds);
+  std::vector<double> p(vocabulary);
+  for (size_t row = 0; row < rows; ++row) {
+    const int32_t label = op.inputs[2].integers[row];
+    if (label < 0) continue;
+    double total = 0;
+    double logit_size = 0;
+    for (size_t v = 0; v < vocabulary; ++v) {
+      double logit = 0;
+      double size = 0;
+      for (size_t c = 0; c < width; ++c) {
+        logit += x[row * width + c] * w[v * width + c];
+        size += std::abs(x[row * width + c] * w[v * width + c]);
+      }
+      p[v] = std::exp(logit);
+      total += p[v];
+      logit_size = std::max(logit_size, size);
+    }
+    const double error = 2 * static_cast<double>(width + 4) * kUnit * logit_size +
+                         lane_roundings(static_cast<int64_t>(vocabulary)) * kUnit;
+    bounds[0][0] += error;
+    if (!training) continue;
+    for (size_t v = 0; v < vocabulary; ++v) {
+      const double probability = p[v] / total;
+      const bool is_label = v == static_cast<size_t>(label);
+      const double g = op.runtime.loss_scale * (is_label ? 1 - probability : probability);
+      const double g_error = op.runtime.loss_scale * (probability * error + (is_label ? kUnit : 0));
+      for (size_t c = 0; c < width; ++c) {
+        bounds[1][row * width + c] += std::abs(w[v * width + c]) * (g_error + g * over_words);
+        bounds[2][v * width + c] += std::abs(x[row * width + c]) * (g_error + g * over_rows);
+      }
+    }
+  }
+  return bounds;
 }
 
 }  // namespace

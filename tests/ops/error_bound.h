@@ -1,5 +1,5 @@
-// How far a kernel in fp32 may be from exact arithmetic: bounds by the standard analysis of rounding
-// errors (Higham, Accuracy and Stability of Numerical Algorithms, chapters 3 and 4).
+// How far a kernel in fp32 may be from exact arithmetic: bounds by the standard analysis of
+// rounding errors (Higham, Accuracy and Stability of Numerical Algorithms, chapters 3 and 4).
 #pragma once
 
 #include "op_case.h"

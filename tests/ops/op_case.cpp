@@ -37,8 +37,8 @@ void fill(Buffers<Real>& buffers, const OpCase& op, DType dtype, MemorySpace spa
   for (const Operand& operand : op.inputs) {
     if (!operand.integers.empty()) {
       buffers.integers.push_back(operand.integers);
-      buffers.call.inputs.emplace_back(buffers.integers.back().data(), DType::kInt32,
-                                       operand.shape, space);
+      buffers.call.inputs.emplace_back(buffers.integers.back().data(), DType::kInt32, operand.shape,
+                                       space);
       continue;
     }
     buffers.numbers.emplace_back(operand.numbers.begin(), operand.numbers.end());
@@ -74,8 +74,12 @@ Operand operand_of(const Shape& shape, std::vector<double> numbers) { return {sh
 
 OpCase backward_case(const OpCase& forward, OpKind kind, const OpParams& params,
                      std::vector<Operand> inputs, std::vector<Shape> outputs) {
-  return {forward.name + "_" + std::string(name_of(kind)), kind, params, std::move(inputs),
-          std::move(outputs), forward.runtime};
+  return {forward.name + "_" + std::string(name_of(kind)),
+          kind,
+          params,
+          std::move(inputs),
+          std::move(outputs),
+          forward.runtime};
 }
 
 std::vector<Backward> linear_backward(const OpCase& f, const Operand& dy) {
@@ -113,9 +117,10 @@ std::vector<double> before(const OpCase& op, size_t output) {
   if (is_loss(op, output)) return {3.25};
   const bool table = op.kind == OpKind::kEmbeddingBackward && output == 0 &&
                      std::get<EmbeddingParams>(op.params).accumulate_table;
-  const bool added = op.runtime.accumulate && !(op.kind == OpKind::kHeadLossTrain && output == 1) &&
-                     !((op.kind == OpKind::kLayerNormBackward ||
-                        op.kind == OpKind::kRmsNormBackward) && output == 0);
+  const bool added =
+      op.runtime.accumulate && !(op.kind == OpKind::kHeadLossTrain && output == 1) &&
+      !((op.kind == OpKind::kLayerNormBackward || op.kind == OpKind::kRmsNormBackward) &&
+        output == 0);
   if (added || table) return normal(op.outputs[output], 90 + output).numbers;
   return std::vector<double>(static_cast<size_t>(count), std::numeric_limits<double>::quiet_NaN());
 }
