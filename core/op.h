@@ -76,6 +76,7 @@ struct LinearParams {
   bool weight_in_out = false;  // w is [in, out] (GPT-2's Conv1D), else [out, in]
   bool has_bias = false;
   bool has_addend = false;
+  bool bf16 = false;  // operands of the product rounded to bf16, summed in fp32
 };
 struct NormParams {
   float epsilon = 1e-5F;
@@ -103,6 +104,7 @@ struct DropoutParams {
 };
 struct HeadParams {
   bool weight_gradient = true;
+  bool bf16 = false;  // as for LinearParams
 };
 using OpParams = std::variant<std::monostate, EmbeddingParams, LinearParams, NormParams, RopeParams,
                               AttentionParams, GeluParams, DropoutParams, HeadParams>;

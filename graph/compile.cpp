@@ -17,7 +17,7 @@ void expand_head(std::vector<Value>& values, Node& head, GradientBuilder& builde
   HETMEM_ASSERT(head.op == OpKind::kHeadLoss);
   const ValueId x = head.inputs[0];
   const ValueId weight = head.inputs[1];
-  HeadParams params;
+  auto params = std::get<HeadParams>(head.params);
   params.weight_gradient = builder.needs_gradient(weight);
   const Node forward = head;
   std::vector<ValueId> weights;
@@ -52,6 +52,14 @@ void derive_backward(std::vector<Value>& values, std::vector<Node>& nodes, bool 
   }
 }
 
+// Backward nodes take it over from their forward ones.
+void round_products(std::vector<Node>& nodes) {
+  for (Node& node : nodes) {
+    if (auto* linear = std::get_if<LinearParams>(&node.params)) linear->bf16 = true;
+    if (auto* head = std::get_if<HeadParams>(&node.params)) head->bf16 = true;
+  }
+}
+
 Cost cost_of(const Node& node, const std::vector<Value>& values) {
   Cost cost;
   std::vector<Value> inputs;
@@ -74,6 +82,7 @@ Program compile(const Graph& graph, const CompileOptions& options) {
     if (value.kind != ValueKind::kWeight) continue;
     value.trainable = options.training && !(options.frozen && options.frozen(value.name));
   }
+  if (options.bf16) round_products(nodes);
   if (options.fuse) fuse_residual_adds(values, nodes);
   if (options.training) derive_backward(values, nodes, options.fuse);
   remove_dead_nodes(values, nodes);

@@ -16,9 +16,10 @@ std::vector<Shape> shapes_of(const std::vector<Value>& values) {
   return shapes;
 }
 
-CompileOptions base_options(bool training) {
+CompileOptions base_options(const TrainConfig& config, bool training) {
   CompileOptions options;
   options.training = training;
+  options.bf16 = computes_in_bf16(config);
   options.workspace = [](OpKind kind, const OpParams& params, const std::vector<Value>& inputs) {
     return ops::workspace_bytes(kind, params, shapes_of(inputs));
   };
@@ -37,7 +38,7 @@ std::regex parse_expression(const std::string& expression) {
 }  // namespace
 
 Program compile_training(const ModelConfig& model, const TrainConfig& config, int64_t sequence) {
-  CompileOptions options = base_options(true);
+  CompileOptions options = base_options(config, true);
   if (!config.freeze.empty()) {
     options.frozen = [expression = parse_expression(config.freeze)](const std::string& weight) {
       return std::regex_search(weight, expression);
@@ -54,7 +55,8 @@ Program compile_training(const ModelConfig& model, const TrainConfig& config, in
 }
 
 Program compile_evaluation(const ModelConfig& model, const TrainConfig& config, int64_t sequence) {
-  return compile(build_graph(model, {config.batch_size, sequence}, false), base_options(false));
+  return compile(build_graph(model, {config.batch_size, sequence}, false),
+                 base_options(config, false));
 }
 
 }  // namespace hetmem

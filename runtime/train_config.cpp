@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "ops/ops.h"
 
 namespace hetmem {
 namespace {
@@ -123,7 +124,8 @@ void append_machine_and_output(std::vector<Option>& table) {
                         &C::device_memory));
   table.push_back(bytes({"host-memory", memory, "SIZE", "auto", "hard budget of the host tier"},
                         &C::host_memory));
-  table.push_back(text({"compute-dtype", memory, "auto|fp32", "auto", "dtype of the computation"},
+  table.push_back(text({"compute-dtype", memory, "auto|fp32|bf16", "auto",
+                        "dtype of matrix products; auto: bf16 where the processor has it"},
                        &C::compute_dtype));
   table.push_back(integer({"threads", memory, "N", "all", "threads that compute"}, &C::threads, 1));
   table.push_back(
@@ -183,9 +185,14 @@ void check_together(const TrainConfig& config) {
     throw Error(ErrorKind::kBadInput,
                 "--device " + config.device + " is not in this version; give auto or cpu");
   }
-  if (config.compute_dtype != "auto" && config.compute_dtype != "fp32") {
-    throw Error(ErrorKind::kBadInput, "--compute-dtype " + config.compute_dtype +
-                                          " is not in this version; give auto or fp32");
+  const std::string& dtype = config.compute_dtype;
+  if (dtype != "auto" && dtype != "fp32" && dtype != "bf16") {
+    throw Error(ErrorKind::kBadInput,
+                "--compute-dtype " + dtype + " is none of auto, fp32 and bf16");
+  }
+  if (dtype == "bf16" && !ops::has_native_bf16()) {
+    throw Error(ErrorKind::kBadInput,
+                "--compute-dtype bf16 needs a processor with AVX-512 BF16; give auto or fp32");
   }
 }
 
@@ -223,7 +230,13 @@ TrainConfig resolve_config(const OptionValues& values) {
     }
   }
   check_together(config);
+  config.compute_dtype = computes_in_bf16(config) ? "bf16" : "fp32";
   return config;
+}
+
+bool computes_in_bf16(const TrainConfig& config) {
+  if (config.compute_dtype == "auto") return ops::has_native_bf16();
+  return config.compute_dtype == "bf16";
 }
 
 std::string to_yaml(const TrainConfig& config) {

@@ -76,6 +76,9 @@ constexpr const char* kDataGroup = "Data";
 // Applies named values ("learning-rate" or "learning_rate") over the defaults and checks them
 // against each other. Throws Error (kBadInput) that names the flag.
 TrainConfig resolve_config(const OptionValues& values);
+// Whether matrix products round their operands to bf16: asked for, or "auto" on a processor that
+// multiplies bf16 natively.
+bool computes_in_bf16(const TrainConfig& config);
 // The resolved configuration as YAML, keys = long flags with '_'.
 std::string to_yaml(const TrainConfig& config);
 

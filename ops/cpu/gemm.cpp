@@ -13,16 +13,6 @@
 namespace hetmem::ops::cpu {
 namespace {
 
-// The libraries are parallelised with OpenMP, whose thread count belongs to the calling thread: one
-// for each thread that multiplies here.
-void hold_libraries_to_one_thread() {
-  thread_local const bool done = [] {
-    omp_set_num_threads(1);
-    return true;
-  }();
-  static_cast<void>(done);
-}
-
 // One row of A: bound by reading B, so neither library nor large tiles are needed.
 void gemv(ThreadPool& pool, const GemmShape& shape, const float* a, const float* b, int64_t ldb,
           float beta, float* c, const GemmEpilogue& epilogue) {
@@ -59,6 +49,14 @@ void call_library(GemmKernel kernel, const GemmShape& shape, const float* a, int
 }
 
 }  // namespace
+
+void hold_libraries_to_one_thread() {
+  thread_local const bool done = [] {
+    omp_set_num_threads(1);
+    return true;
+  }();
+  static_cast<void>(done);
+}
 
 void gemm_single(GemmKernel kernel, const GemmShape& shape, const float* a, int64_t lda,
                  const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {

@@ -44,6 +44,9 @@ void gemm(ThreadPool& pool, const GemmShape& shape, const float* a, int64_t lda,
 void gemm_with_rule(ThreadPool& pool, const GemmRule& rule, const GemmShape& shape, const float* a,
                     int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc,
                     const GemmEpilogue& epilogue = {});
+// The libraries are parallelised with OpenMP, whose thread count belongs to the calling thread: one
+// for each thread that multiplies here.
+void hold_libraries_to_one_thread();
 // One GEMM on the calling thread, without tiles.
 void gemm_single(GemmKernel kernel, const GemmShape& shape, const float* a, int64_t lda,
                  const float* b, int64_t ldb, float beta, float* c, int64_t ldc);

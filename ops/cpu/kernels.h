@@ -16,15 +16,15 @@ int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<S
 void linear(ThreadPool& pool, const OpCall& call);
 void linear_backward_input(ThreadPool& pool, const OpCall& call);
 void linear_backward_weight(ThreadPool& pool, const OpCall& call);
-int64_t linear_backward_weight_workspace(const LinearParams& params,
-                                         const std::vector<Shape>& inputs);
+int64_t linear_workspace(OpKind kind, const LinearParams& params, const std::vector<Shape>& inputs);
 // attention.cpp
 void attention(ThreadPool& pool, const OpCall& call);
 void attention_backward(ThreadPool& pool, const OpCall& call);
 void cached_attention(ThreadPool& pool, const OpCall& call, const KeyValueRows& cache);
 // head_loss.cpp
 void head_loss(ThreadPool& pool, const OpCall& call);  // kHeadLoss and kHeadLossTrain
-int64_t head_loss_workspace(OpKind kind, const std::vector<Shape>& inputs);
+int64_t head_loss_workspace(OpKind kind, const HeadParams& params,
+                            const std::vector<Shape>& inputs);
 // norm.cpp
 void layer_norm(ThreadPool& pool, const OpCall& call);
 void layer_norm_backward(ThreadPool& pool, const OpCall& call);

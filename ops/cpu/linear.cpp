@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "ops/cpu/gemm_bf16.h"
 #include "ops/cpu/isa/kernel_table.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/op_gemms.h"
@@ -32,13 +33,29 @@ void bias_gradient(ThreadPool& pool, const TensorView& dy, const TensorView& dbi
   for (int64_t block = 0; block < blocks; ++block) kernels.add_bias(partial + block * n, total, n);
 }
 
+// The op's product, in the dtype that its parameters say. Rounded operands lie in the workspace,
+// which is free again when this returns.
+void multiply(ThreadPool& pool, const OpCall& call, const GemmShape& shape, const TensorView& a,
+              const TensorView& b, float beta, const TensorView& c, const GemmEpilogue& epilogue) {
+  if (params_of(call).bf16) {
+    return gemm_bf16(pool, shape, a.as<float>(), a.row_stride, b.as<float>(), b.row_stride, beta,
+                     c.as<float>(), c.row_stride, call.workspace.data, epilogue);
+  }
+  gemm(pool, shape, a.as<float>(), a.row_stride, b.as<float>(), b.row_stride, beta, c.as<float>(),
+       c.row_stride, epilogue);
+}
+
 }  // namespace
 
-int64_t linear_backward_weight_workspace(const LinearParams& params,
-                                         const std::vector<Shape>& inputs) {
-  if (!params.has_bias) return 0;
-  return (inputs[1].rows() + kBiasRows - 1) / kBiasRows * inputs[1][-1] *
-         static_cast<int64_t>(sizeof(float));
+int64_t linear_workspace(OpKind kind, const LinearParams& params,
+                         const std::vector<Shape>& inputs) {
+  int64_t bytes = 0;
+  if (kind == OpKind::kLinearBackwardWeight && params.has_bias) {
+    bytes = (inputs[1].rows() + kBiasRows - 1) / kBiasRows * inputs[1][-1] *
+            static_cast<int64_t>(sizeof(float));
+  }
+  if (!params.bf16) return bytes;
+  return std::max(bytes, gemm_bf16_workspace(gemms_of(kind, params, inputs).front()));
 }
 
 void linear(ThreadPool& pool, const OpCall& call) {
@@ -63,8 +80,7 @@ void linear(ThreadPool& pool, const OpCall& call) {
       }
     };
   }
-  gemm(pool, shape, x.as<float>(), x.row_stride, w.as<float>(), w.row_stride, 0.0F, out,
-       y.row_stride, epilogue);
+  multiply(pool, call, shape, x, w, 0.0F, y, epilogue);
 }
 
 void linear_backward_input(ThreadPool& pool, const OpCall& call) {
@@ -85,8 +101,7 @@ void linear_backward_input(ThreadPool& pool, const OpCall& call) {
       }
     };
   }
-  gemm(pool, shape, dy.as<float>(), dy.row_stride, w.as<float>(), w.row_stride, 0.0F, out,
-       dx.row_stride, epilogue);
+  multiply(pool, call, shape, dy, w, 0.0F, dx, epilogue);
 }
 
 void linear_backward_weight(ThreadPool& pool, const OpCall& call) {
@@ -98,8 +113,7 @@ void linear_backward_weight(ThreadPool& pool, const OpCall& call) {
   const TensorView& left = params.weight_in_out ? x : dy;  // dw = left^T right
   const TensorView& right = params.weight_in_out ? dy : x;
   const GemmShape shape = linear_backward_weight_gemm(params, x.shape, dy.shape);
-  gemm(pool, shape, left.as<float>(), left.row_stride, right.as<float>(), right.row_stride, beta,
-       dw.as<float>(), dw.row_stride);
+  multiply(pool, call, shape, left, right, beta, dw, {});
   if (params.has_bias) {
     bias_gradient(pool, dy, call.outputs[1], call.workspace, call.runtime.accumulate);
   }

@@ -51,14 +51,16 @@ void run(ThreadPool& pool, const OpCall& call) {
 
 int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs) {
   switch (kind) {
+    case OpKind::kLinear:
+    case OpKind::kLinearBackwardInput:
     case OpKind::kLinearBackwardWeight:
-      return linear_backward_weight_workspace(std::get<LinearParams>(params), inputs);
+      return linear_workspace(kind, std::get<LinearParams>(params), inputs);
     case OpKind::kLayerNormBackward:
     case OpKind::kRmsNormBackward:
       return norm_backward_workspace(kind, inputs);
     case OpKind::kHeadLoss:
     case OpKind::kHeadLossTrain:
-      return head_loss_workspace(kind, inputs);
+      return head_loss_workspace(kind, std::get<HeadParams>(params), inputs);
     default:
       return 0;
   }

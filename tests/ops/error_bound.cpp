@@ -21,6 +21,11 @@ Results constant(const OpCase& op, const std::vector<double>& bounds) {
   return results;
 }
 
+// What the head's operands in bf16 add to a product, in roundings of fp32: 2^-9 each.
+int64_t product_roundings(const OpCase& op) {
+  return std::get<HeadParams>(op.params).bf16 ? 2 * (1 << 15) + 128 : 0;
+}
+
 OpCase absolute(OpCase op) {
   for (Operand& operand : op.inputs) {
     for (double& number : operand.numbers) number = std::abs(number);
@@ -112,8 +117,9 @@ Results of_head(const OpCase& op) {
   const size_t rows = x.size() / width;
   const size_t vocabulary = w.size() / width;
   const bool training = op.kind == OpKind::kHeadLossTrain;
-  const double over_rows = static_cast<double>(rows + 4) * kUnit;
-  const double over_words = static_cast<double>(vocabulary + 4) * kUnit;
+  const auto rounded = static_cast<double>(product_roundings(op));
+  const double over_rows = (static_cast<double>(rows + 4) + rounded) * kUnit;
+  const double over_words = (static_cast<double>(vocabulary + 4) + rounded) * kUnit;
   Results bounds = constant(op, std::vector<double>(op.outputs.size(), 0.0));
   if (training && op.runtime.accumulate) {
     const std::vector<double> start = before(op, 2);
@@ -136,7 +142,7 @@ Results of_head(const OpCase& op) {
       total += p[v];
       logit_size = std::max(logit_size, size);
     }
-    const double error = 2 * static_cast<double>(width + 4) * kUnit * logit_size +
+    const double error = 2 * (static_cast<double>(width + 4) + rounded) * kUnit * logit_size +
                          lane_roundings(static_cast<int64_t>(vocabulary)) * kUnit;
     bounds[0][0] += error;
     if (!training) continue;

@@ -113,7 +113,8 @@ def hetmem(*arguments, timeout=300, env=None, **more):
 
 
 def train(model, data, out, expect=0, env=None, **flags):
-    """Runs `hetmem train`; gives the lines of metrics.jsonl."""
+    """Runs `hetmem train`, in fp32 unless told otherwise; gives the lines of metrics.jsonl."""
+    flags.setdefault("compute_dtype", "fp32")
     words = ["--model", model, "--out", out]
     if data is not None:
         words += ["--data", data]

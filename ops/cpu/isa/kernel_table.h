@@ -57,6 +57,8 @@ struct KernelTable {
                           float* dup, int64_t n);
   void (*add)(const float* a, const float* b, float* y, int64_t n);
   void (*add_bias)(const float* bias, float* y, int64_t n);
+  // to the nearest bf16, ties to even; a NaN stays one
+  void (*to_bf16)(const float* x, uint16_t* y, int64_t n);
   // head: turns logits into (softmax - onehot) * scale in place; returns the loss
   double (*cross_entropy_row)(float* logits, int64_t n, int64_t label, float scale, bool gradient);
   // products of a matrix and one vector: y[i] = w[i, :] . x + beta y[i] for rows i of w, and

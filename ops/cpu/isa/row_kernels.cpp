@@ -1,6 +1,7 @@
 #include "ops/cpu/isa/row_kernels.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numbers>
@@ -147,6 +148,15 @@ void add_bias(const float* bias, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += bias[i];
 }
 
+void to_bf16(const float* x, uint16_t* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto bits = std::bit_cast<uint32_t>(x[i]);
+    const uint32_t nearest = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+    const bool is_nan = (bits & 0x7fffffffU) > 0x7f800000U;
+    y[i] = static_cast<uint16_t>(is_nan ? (bits >> 16) | 0x40U : nearest);
+  }
+}
+
 // ---- head -------------------------------------------------------------------------------------
 
 float row_max(const float* x, int64_t n) {
@@ -218,6 +228,7 @@ const KernelTable kernel_table_of_isa{layer_norm_row,
                                       swiglu_backward,
                                       add,
                                       add_bias,
+                                      to_bf16,
                                       cross_entropy_row,
                                       gemv_rows,
                                       gemv_columns,
