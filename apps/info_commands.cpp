@@ -58,6 +58,7 @@ int doctor(bool json, bool measure) {
                                         {"available_memory", available_memory()},
                                         {"rates",
                                          {{"gemm_flops", rates.gemm_flops},
+                                          {"bf16_flops", rates.bf16_flops},
                                           {"memory_bandwidth", rates.memory_bandwidth},
                                           {"from", rates.source}}}};
     fmt::print("{}\n", object.dump());

@@ -66,25 +66,27 @@ def torch_side(*words, stdin=None):
     return json.loads(out.splitlines()[-1]), peak
 
 
-def hetmem_step(folder, batch, length, out):
+def hetmem_step(folder, batch, length, out, dtype):
     text, peak = measured(
         HETMEM, "train", "--model", folder, "--data", f"{folder}/tokens.bin", "--out", out,
         "--overwrite-output-dir", "--batch-size", batch, "--sequence-length", length, "--steps",
-        STEPS, "--shuffle", "false", "--threads", THREADS, "--log-format", "json")
+        STEPS, "--shuffle", "false", "--threads", THREADS, "--compute-dtype", dtype, "--log-format", "json")
     lines = [json.loads(line) for line in text.splitlines()]
     return {"losses": [line["loss"] for line in lines],
             "tokens_per_second": max(line["tokens_per_second"] for line in lines)}, peak
 
 
-def bench_steps(name, config, batch, length, rounds):
+def bench_steps(name, config, batch, length, rounds, native_bf16):
+    sides = ["hetmem", "eager", "compile"] + ["bf16"] * native_bf16
     best, peaks, losses = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "config.json").write_text(json.dumps(config))
         measured(sys.executable, "-c", MAKE_INPUTS, folder, config["vocab_size"])
         for _ in range(rounds):
-            for side in ("hetmem", "eager", "compile"):
-                if side == "hetmem":
-                    result, peak = hetmem_step(folder, batch, length, folder + "/out")
+            for side in sides:
+                if side in ("hetmem", "bf16"):
+                    dtype = "bf16" if side == "bf16" else "fp32"
+                    result, peak = hetmem_step(folder, batch, length, folder + "/out", dtype)
                 else:
                     result, peak = torch_side("step", folder, folder + "/tokens.bin", batch, length,
                                               STEPS, side, THREADS)
@@ -94,7 +96,7 @@ def bench_steps(name, config, batch, length, rounds):
     case = {"batch_size": batch, "sequence_length": length, "threads": THREADS}
     other = max(("eager", "compile"), key=best.get)
     difference = max(abs(a - b) / b for a, b in zip(losses["hetmem"], losses["eager"]))
-    return [
+    results = [
         result_of(f"{name} whole step", best["hetmem"], "tokens/s", f"PyTorch {other}",
                   best[other], best["hetmem"] / best[other],
                   case | {f"torch_{s}": best[s] for s in ("eager", "compile")}),
@@ -104,6 +106,10 @@ def bench_steps(name, config, batch, length, rounds):
         result_of(f"{name} losses of {STEPS} steps", difference, "largest relative difference",
                   "bar", 1e-4, 1e-4 / max(difference, 1e-300), case | {"losses": losses}),
     ]
+    if native_bf16:
+        results.append(result_of(f"{name} whole step in bf16", best["bf16"], "tokens/s",
+                                 "hetmem fp32", best["hetmem"], best["bf16"] / best["hetmem"], case))
+    return results
 
 
 def result_of(name, value, unit, reference, reference_value, ratio, parameters):
@@ -210,7 +216,7 @@ def main():
     about = machine()
     results = []
     for name, config, batch, length in CASES:
-        results += bench_steps(name, config, batch, length, options.rounds)
+        results += bench_steps(name, config, batch, length, options.rounds, about["native_bf16"])
     results += bench_bound(options.rounds)
     results += bench_adam(options.rounds)
     results += bench_start(SMOLLM2)

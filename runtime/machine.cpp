@@ -9,7 +9,7 @@
 #include "device/tier.h"
 #include "io/file.h"
 #include "io/json.h"
-#include "ops/cpu/gemm.h"
+#include "ops/cpu/gemm_bf16.h"
 #include "ops/ops.h"
 #include "runtime/plan_report.h"
 
@@ -60,11 +60,12 @@ double best_seconds(int times, const Work& work) {
 MachineRates load_rates() {
   try {
     const Json json = read_json_file(cache_path().string());
-    return {json.at("gemm_flops").get<double>(), json.at("memory_bandwidth").get<double>(),
-            "measured"};
+    return {json.at("gemm_flops").get<double>(), json.at("bf16_flops").get<double>(),
+            json.at("memory_bandwidth").get<double>(), "measured"};
   } catch (const std::exception&) {  // not measured yet, or an old file: assume
     const double per_core = std::string(ops::instruction_set()) == "avx512" ? 90e9 : 60e9;
-    return {per_core * available_processors(), 20e9, "assumed"};
+    const double gemm = per_core * available_processors();
+    return {gemm, ops::has_native_bf16() ? 1.6 * gemm : 0.0, 20e9, "assumed"};
   }
 }
 
@@ -76,9 +77,19 @@ MachineRates measure_rates(int threads) {
   std::vector<float> a(kM * kK, 0.5F);
   std::vector<float> b(kN * kK, 0.25F);
   std::vector<float> c(kM * kN);
-  const double gemm = best_seconds(10, [&] {
-    ops::cpu::gemm(pool, {kM, kN, kK, false, true}, a.data(), kK, b.data(), kK, 0.0F, c.data(), kN);
-  });
+  const ops::cpu::GemmShape shape{kM, kN, kK, false, true};
+  constexpr double kFlops = 2.0 * kM * kN * kK;
+  const double gemm = kFlops / best_seconds(10, [&] {
+                        ops::cpu::gemm(pool, shape, a.data(), kK, b.data(), kK, 0.0F, c.data(), kN);
+                      });
+  double bf16 = 0;
+  if (ops::has_native_bf16()) {
+    std::vector<std::byte> workspace(static_cast<size_t>(ops::cpu::gemm_bf16_workspace(shape)));
+    bf16 = kFlops / best_seconds(10, [&] {
+             ops::cpu::gemm_bf16(pool, shape, a.data(), kK, b.data(), kK, 0.0F, c.data(), kN,
+                                 workspace.data());
+           });
+  }
   constexpr int64_t kElements = int64_t{1} << 25;
   std::vector<float> x(kElements, 1.0F);
   std::vector<float> y(kElements, 2.0F);
@@ -87,11 +98,13 @@ MachineRates measure_rates(int threads) {
       for (int64_t i = begin; i < end; ++i) y[i] += x[i];
     });
   });
-  MachineRates rates{2.0 * kM * kN * kK / gemm, 12.0 * kElements / add, "measured"};
+  const MachineRates rates{gemm, bf16, 12.0 * kElements / add, "measured"};
   const fs::path path = cache_path();
   std::error_code code;
   fs::create_directories(path.parent_path(), code);
-  const Json json{{"gemm_flops", rates.gemm_flops}, {"memory_bandwidth", rates.memory_bandwidth}};
+  const Json json{{"gemm_flops", rates.gemm_flops},
+                  {"bf16_flops", rates.bf16_flops},
+                  {"memory_bandwidth", rates.memory_bandwidth}};
   write_text_file(path.string(), json.dump() + "\n");
   return rates;
 }

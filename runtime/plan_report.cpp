@@ -27,6 +27,14 @@ struct StepTimes {
   double memory = 0;
 };
 
+// Floating-point operations a second that a step's products reach.
+double flops_rate(const Step& step, const MachineRates& rates) {
+  bool bf16 = false;
+  if (const auto* linear = std::get_if<LinearParams>(&step.node.params)) bf16 = linear->bf16;
+  if (const auto* head = std::get_if<HeadParams>(&step.node.params)) bf16 = head->bf16;
+  return bf16 ? rates.bf16_flops : rates.gemm_flops;
+}
+
 StepTimes predict(const Program& program, const TrainConfig& config, const MachineRates& rates) {
   StepTimes times;
   double optimizer_bytes = 0;
@@ -36,7 +44,7 @@ StepTimes predict(const Program& program, const TrainConfig& config, const Machi
                        (config.optimizer == OptimizerKind::kAdamW ? kAdamWBytes : kSgdBytes);
   }
   for (const Step& step : program.steps) {
-    const double compute = step.cost.flops / rates.gemm_flops;
+    const double compute = step.cost.flops / flops_rate(step, rates);
     const double memory = step.cost.bytes / rates.memory_bandwidth;
     (compute >= memory ? times.compute : times.memory) += std::max(compute, memory);
   }
@@ -47,9 +55,9 @@ StepTimes predict(const Program& program, const TrainConfig& config, const Machi
 }
 
 double lower_bound(const Program& program, const TrainConfig& config, const MachineRates& rates) {
-  double flops = 0;
-  for (const Step& step : program.steps) flops += step.cost.flops;
-  return flops * static_cast<double>(config.gradient_accumulation_steps) / rates.gemm_flops;
+  double seconds = 0;
+  for (const Step& step : program.steps) seconds += step.cost.flops / flops_rate(step, rates);
+  return seconds * static_cast<double>(config.gradient_accumulation_steps);
 }
 
 Json tier_json(const TierPlan& tier) {

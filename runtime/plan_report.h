@@ -15,7 +15,8 @@ namespace hetmem {
 
 // Rates that predictions reckon with.
 struct MachineRates {
-  double gemm_flops = 0;           // per second, all threads
+  double gemm_flops = 0;           // per second, all threads, fp32
+  double bf16_flops = 0;           // the same of products in bf16; 0 where there are none
   double memory_bandwidth = 0;     // bytes a second
   std::string source = "assumed";  // "measured", "file" or "assumed"
 };

@@ -1,9 +1,8 @@
 #include "ops/cpu/gemm_bf16.h"
 
-#include <dnnl.hpp>
-
 #include <algorithm>
 #include <array>
+#include <dnnl.hpp>
 #include <memory>
 #include <string>
 
@@ -13,7 +12,11 @@
 namespace hetmem::ops::cpu {
 namespace {
 
-constexpr int64_t kMaxSlots = 32;    // tiles of B that are rounded at a time
+// Tiles of C: small enough for several threads, large enough that oneDNN's packing of A and B does
+// not show (measured on 256 to 512 tokens).
+constexpr int64_t kTileElements = 384 * 1024;
+constexpr int64_t kMaxTileColumns = 2048;
+constexpr int64_t kMaxSlots = 16;    // tiles of B that are rounded at a time
 constexpr int64_t kMaxPanel = 4096;  // rows of k that a tile holds
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kBytes = 2;  // of a bf16
@@ -31,11 +34,11 @@ struct Cut {
       tile_m = rule.tile_m;
       tile_n = rule.tile_n;
     } else {
-      constexpr int64_t kTiles = 8;
-      tile_n = std::min(shape.n, std::clamp<int64_t>(rounded_up(pieces(shape.n, kTiles), 16), 64, 512));
+      const int64_t wanted = std::max<int64_t>(2, shape.m * shape.n / kTileElements);
+      tile_n = std::min(shape.n, std::clamp<int64_t>(rounded_up(pieces(shape.n, wanted), 16), 64,
+                                                     kMaxTileColumns));
       const int64_t across = pieces(shape.n, tile_n);
-      tile_m = across >= kTiles ? shape.m
-                                : std::max<int64_t>(64, pieces(shape.m, pieces(kTiles, across)));
+      tile_m = std::max<int64_t>(64, pieces(shape.m, pieces(wanted, across)));
       panel = pieces(shape.k, pieces(shape.k, kMaxPanel));
       panel = std::min(shape.k, rounded_up(panel, 2));
     }
@@ -130,9 +133,11 @@ void round_rows(const float* from, int64_t from_stride, uint16_t* to, int64_t to
 void round_whole(ThreadPool& pool, const float* from, int64_t stride, uint16_t* to, int64_t rows,
                  int64_t columns) {
   constexpr int64_t kElements = 32768;  // of a task
-  pool.parallel_blocks(rows, std::max<int64_t>(1, kElements / columns), [&](int64_t begin, int64_t end) {
-    round_rows(from + begin * stride, stride, to + begin * columns, columns, end - begin, columns);
-  });
+  pool.parallel_blocks(rows, std::max<int64_t>(1, kElements / columns),
+                       [&](int64_t begin, int64_t end) {
+                         round_rows(from + begin * stride, stride, to + begin * columns, columns,
+                                    end - begin, columns);
+                       });
 }
 
 }  // namespace

@@ -113,8 +113,7 @@ def hetmem(*arguments, timeout=300, env=None, **more):
 
 
 def train(model, data, out, expect=0, env=None, **flags):
-    """Runs `hetmem train`, in fp32 unless told otherwise; gives the lines of metrics.jsonl."""
-    flags.setdefault("compute_dtype", "fp32")
+    """Runs `hetmem train`; gives the lines of metrics.jsonl."""
     words = ["--model", model, "--out", out]
     if data is not None:
         words += ["--data", data]

@@ -5,14 +5,17 @@ PyTorch's own float32 run (two correct orders of summation differ by as much), w
 1e-4 always on top."""
 
 import copy
+import functools
+import json
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import CONFIGS, decay_groups, loss_of, state_of, torch_train, train, windows
+from conftest import CONFIGS, decay_groups, hetmem, loss_of, state_of, torch_train, train, windows
 
 STEPS, BATCH, LENGTH = 5, 2, 33
+train_fp32 = functools.partial(train, compute_dtype="fp32")
 TIMES_TORCH = 8  # how many times PyTorch's own rounding error is allowed
 
 
@@ -36,7 +39,7 @@ def assert_as_good_as_torch(found, single, double, what):
 def test_every_gradient(models, data, tokens, tmp_path, name):
     """One SGD step at a rate so large that the difference of the weights is the gradient."""
     rate = 2.0**20
-    train(models[name], data, tmp_path / "o", steps=1, batch_size=BATCH, sequence_length=LENGTH,
+    train_fp32(models[name], data, tmp_path / "o", steps=1, batch_size=BATCH, sequence_length=LENGTH,
           shuffle="false", optimizer="sgd", momentum=0, learning_rate=rate, max_grad_norm=0,
           lr_scheduler_type="constant")
     batch = windows(tokens, 0, BATCH, LENGTH)
@@ -55,7 +58,7 @@ def test_every_gradient(models, data, tokens, tmp_path, name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_five_adamw_steps(models, data, tokens, tmp_path, name):
     rate, decay, epsilon = 1e-2, 0.1, 1e-3
-    lines = train(models[name], data, tmp_path / "o", steps=STEPS, batch_size=BATCH,
+    lines = train_fp32(models[name], data, tmp_path / "o", steps=STEPS, batch_size=BATCH,
                   sequence_length=LENGTH, shuffle="false", learning_rate=rate, weight_decay=decay,
                   adam_epsilon=epsilon, max_grad_norm=0.5)
     runs = {}
@@ -76,7 +79,7 @@ def test_five_adamw_steps(models, data, tokens, tmp_path, name):
 
 
 def test_accumulation_is_one_large_batch(models, data, tokens, tmp_path):
-    lines = train(models["llama"], data, tmp_path / "o", steps=3, batch_size=2,
+    lines = train_fp32(models["llama"], data, tmp_path / "o", steps=3, batch_size=2,
                   gradient_accumulation_steps=3, sequence_length=LENGTH, shuffle="false",
                   learning_rate=1e-3, lr_scheduler_type="constant")
     model = load(models["llama"], torch.float64)
@@ -87,7 +90,7 @@ def test_accumulation_is_one_large_batch(models, data, tokens, tmp_path):
 
 
 def test_sgd_with_momentum(models, data, tokens, tmp_path):
-    lines = train(models["gpt2"], data, tmp_path / "o", steps=STEPS, batch_size=BATCH,
+    lines = train_fp32(models["gpt2"], data, tmp_path / "o", steps=STEPS, batch_size=BATCH,
                   sequence_length=LENGTH, shuffle="false", optimizer="sgd", momentum=0.8,
                   learning_rate=0.05, weight_decay=0.01, lr_scheduler_type="constant",
                   max_grad_norm=0)
@@ -99,7 +102,7 @@ def test_sgd_with_momentum(models, data, tokens, tmp_path):
 
 def test_freeze(models, data, tokens, tmp_path):
     pattern = r"embed|layers\.0\.|norm"
-    lines = train(models["qwen2"], data, tmp_path / "o", steps=STEPS, batch_size=BATCH,
+    lines = train_fp32(models["qwen2"], data, tmp_path / "o", steps=STEPS, batch_size=BATCH,
                   sequence_length=LENGTH, shuffle="false", learning_rate=1e-2, freeze=pattern,
                   lr_scheduler_type="constant")
     model = load(models["qwen2"], torch.float64)
@@ -116,7 +119,7 @@ def test_freeze(models, data, tokens, tmp_path):
     for name in before:
         frozen = re.search(pattern, name) is not None
         assert torch.equal(before[name], after[name]) == frozen, name
-    whole = train(models["qwen2"], data, tmp_path / "w", steps=1, batch_size=BATCH,
+    whole = train_fp32(models["qwen2"], data, tmp_path / "w", steps=1, batch_size=BATCH,
                   sequence_length=LENGTH)
     assert lines[0]["memory"]["device"]["peak"] < whole[0]["memory"]["device"]["peak"]
 
@@ -145,7 +148,7 @@ SCHEDULES = {
 def test_schedules_are_those_of_transformers(models, data, tmp_path, name, warmup):
     flags, make = SCHEDULES[name]
     steps, rate = 12, 3e-4
-    lines = train(models["gpt2"], data, tmp_path / "o", steps=steps, batch_size=1,
+    lines = train_fp32(models["gpt2"], data, tmp_path / "o", steps=steps, batch_size=1,
                   sequence_length=4, learning_rate=rate, warmup_steps=warmup,
                   lr_scheduler_type=name.split()[0], **flags)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
@@ -155,7 +158,7 @@ def test_schedules_are_those_of_transformers(models, data, tmp_path, name, warmu
 
 
 def test_warmup_ratio_is_rounded_up(models, data, tmp_path):
-    lines = train(models["gpt2"], data, tmp_path / "o", steps=11, batch_size=1, sequence_length=4,
+    lines = train_fp32(models["gpt2"], data, tmp_path / "o", steps=11, batch_size=1, sequence_length=4,
                   learning_rate=1.0, warmup_steps=0.1, lr_scheduler_type="constant_with_warmup",
                   max_grad_norm=1e-6)
     # ceil(1.1) = 2 steps of warm-up: 0, 1/2, 1, 1, ...
@@ -164,7 +167,7 @@ def test_warmup_ratio_is_rounded_up(models, data, tmp_path):
 
 def test_evaluation_and_the_final_folder(models, data, tokens, tmp_path):
     """The loss that hetmem reports of the final weights is the loss of what transformers loads."""
-    lines = train(models["qwen3"], data, tmp_path / "o", steps=3, batch_size=4,
+    lines = train_fp32(models["qwen3"], data, tmp_path / "o", steps=3, batch_size=4,
                   sequence_length=LENGTH, learning_rate=1e-3, eval_data=data)
     model = load(tmp_path / "o" / "final", torch.float64)
     count = (len(tokens) - 1) // LENGTH
@@ -176,7 +179,7 @@ def test_evaluation_and_the_final_folder(models, data, tokens, tmp_path):
 @pytest.mark.parametrize("name", ["gpt2", "qwen3"])
 def test_nothing_is_lost_on_the_way_through(models, data, tmp_path, name):
     """At rate 0 the final folder is the model that was given, and its logits are equal."""
-    train(models[name], data, tmp_path / "o", steps=1, batch_size=1, sequence_length=8,
+    train_fp32(models[name], data, tmp_path / "o", steps=1, batch_size=1, sequence_length=8,
           learning_rate=0)
     before, after = state_of(models[name]), state_of(tmp_path / "o" / "final")
     assert set(before) == set(after)
@@ -190,7 +193,7 @@ def test_nothing_is_lost_on_the_way_through(models, data, tmp_path, name):
 def test_bfloat16_folder_keeps_its_dtype_and_an_exact_master(models, data, tmp_path):
     model = copy.deepcopy(load(models["llama"])).to(torch.bfloat16)
     model.save_pretrained(tmp_path / "m")
-    train(tmp_path / "m", data, tmp_path / "o", steps=2, save_steps=2, batch_size=1,
+    train_fp32(tmp_path / "m", data, tmp_path / "o", steps=2, save_steps=2, batch_size=1,
           sequence_length=8, learning_rate=1e-3)
     from safetensors.torch import load_file
 
@@ -204,3 +207,30 @@ def test_bfloat16_folder_keeps_its_dtype_and_an_exact_master(models, data, tmp_p
         assert torch.equal(master.to(torch.bfloat16), value)  # round to nearest even
         moved += int((master != value.float()).sum())
     assert moved > 0
+
+
+def native_bf16():
+    return json.loads(hetmem("doctor", "--json").stdout)["native_bf16"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "qwen3"])
+def test_products_in_bf16(models, data, tokens, tmp_path, name, monkeypatch):
+    """Rounding the operands of every product of a PyTorch model in double gives the same loss; what
+    is left is that operands computed in fp32 may round to the other neighbour."""
+    if not native_bf16():
+        pytest.skip("this processor does not multiply bf16")
+    flags = dict(steps=1, batch_size=BATCH, sequence_length=LENGTH, shuffle="false")
+    found = {dtype: train(models[name], data, tmp_path / dtype, compute_dtype=dtype, **flags)[0]["loss"]
+             for dtype in ("bf16", "fp32")}
+
+    def rounded(x):
+        return x.to(torch.bfloat16).to(torch.float64)
+
+    model = load(models[name], torch.float64)
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w, b=None: (
+        rounded(x) @ rounded(w).T + (0 if b is None else b)))
+    monkeypatch.setattr(torch, "addmm", lambda b, x, w: b + rounded(x) @ rounded(w))
+    with torch.no_grad():
+        expected = loss_of(model, windows(tokens, 0, BATCH, LENGTH)).item()
+    assert abs(found["bf16"] - expected) < 0.1 * abs(found["fp32"] - expected)
+    assert found["bf16"] == pytest.approx(expected, rel=1e-5)
