@@ -131,7 +131,7 @@ void append_machine_and_output(std::vector<Option>& table) {
   table.push_back(
       text({"out", output, "DIR", "runs/<time>", "everything that the run writes", true}, &C::out));
   table.push_back(boolean(
-      {"overwrite-output-dir", output, "", "off", "replace a folder that is not empty", true},
+      {"overwrite-output-dir", output, "", "off", "replace the run that a folder holds", true},
       &C::overwrite_output_dir));
   table.push_back(
       integer({"save-steps", output, "N", "0", "checkpoint every N steps; 0: none", true},

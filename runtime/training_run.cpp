@@ -1,6 +1,7 @@
 #include "runtime/training_run.h"
 
-#include <charconv>
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <ctime>
@@ -54,6 +55,20 @@ std::string metrics_line(const StepReport& report) {
   return line.dump();
 }
 
+// What a run writes into its folder, left-overs of a commit that was cut off included.
+bool is_written_by_runs(const std::string& name) {
+  constexpr std::array kNames{"config.yaml", "plan.json", "metrics.jsonl", "final"};
+  return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
+         name.starts_with("checkpoint-") || name.starts_with("final.tmp-");
+}
+
+bool is_inside(const fs::path& path, const fs::path& folder) {
+  std::error_code code;
+  const fs::path inner = fs::weakly_canonical(path, code);
+  const fs::path outer = fs::weakly_canonical(folder, code);
+  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
+}
+
 // The folder of a run: refused where it holds something that is not to be replaced.
 class OutputFolder {
  public:
@@ -70,7 +85,7 @@ class OutputFolder {
                       " is not empty; choose another folder, resume from it, or give "
                       "--overwrite-output-dir");
     }
-    if (exists && config.overwrite_output_dir && !resuming) fs::remove_all(path_, code);
+    if (exists && config.overwrite_output_dir && !resuming) find_old_run(config);
     created_ = !exists;
     fs::create_directories(path_, code);
     if (code) {
@@ -85,11 +100,33 @@ class OutputFolder {
   OutputFolder& operator=(const OutputFolder&) = delete;
   const std::string& path() const { return path_; }
   void keep() { kept_ = true; }
+  // What another run left here, where --overwrite-output-dir is given; files of others stay.
+  void remove_old_run() {
+    std::error_code code;
+    for (const fs::path& entry : old_run_) fs::remove_all(entry, code);
+    old_run_.clear();
+  }
 
  private:
+  void find_old_run(const TrainConfig& config) {
+    std::vector<std::string> needed = config.data;
+    needed.insert(needed.end(), config.eval_data.begin(), config.eval_data.end());
+    needed.push_back(config.model);
+    for (const auto& entry : fs::directory_iterator(path_)) {
+      if (!is_written_by_runs(entry.path().filename().string())) continue;
+      for (const std::string& path : needed) {
+        if (!is_inside(path, entry.path())) continue;
+        throw Error(ErrorKind::kBadInput, "--overwrite-output-dir would remove " + path +
+                                              ", which this run reads; choose another --out");
+      }
+      old_run_.push_back(entry.path());
+    }
+  }
+
   std::string path_;
   bool created_ = false;
   bool kept_ = false;
+  std::vector<fs::path> old_run_;
 };
 
 // Lines of metrics.jsonl after `step` are dropped: the run goes on from there.
@@ -164,6 +201,7 @@ class Loop {
     OutputFolder folder(config_, !resume.empty());
     Trainer trainer(config_, total_steps_);
     if (!resume.empty()) load_checkpoint(trainer, resume);
+    folder.remove_old_run();
     const std::string metrics_path = folder.path() + "/metrics.jsonl";
     trim_metrics(metrics_path, trainer.steps_done());
     metrics_.open(metrics_path, std::ios::app);

@@ -1,8 +1,8 @@
 // The GEMM seam of the CPU: row-major C = alpha op(A) op(B) + beta C in fp32, by oneDNN or OpenBLAS
-// on M x N tiles that depend on shape and instruction set only (K is never split), each tile
-// computed single-threaded by one thread of the pool: the bits do not depend on how many there are.
-// Which library and tile serve a shape is a fixed rule (gemm_rules.inc, written by
-// `hetmem bench gemm --tune`).
+// on M x N tiles that depend on shape, instruction set and machine only (K is never split), each
+// tile computed single-threaded by one thread of the pool: the bits do not depend on how many there
+// are. Which library and tile serve a shape is a fixed rule (gemm_rules.inc, written by `hetmem
+// bench gemm --tune`).
 #pragma once
 
 #include <cstdint>

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "ops/cpu/gemm_rules.h"
 #include "ops/cpu/isa/kernel_table.h"
 
 namespace hetmem::ops::cpu {
@@ -16,7 +17,7 @@ namespace {
 // not show (measured on 256 to 512 tokens).
 constexpr int64_t kTileElements = 384 * 1024;
 constexpr int64_t kMaxTileColumns = 2048;
-constexpr int64_t kMaxSlots = 16;    // tiles of B that are rounded at a time
+constexpr int64_t kMaxSlots = 64;    // tiles of B that are rounded at a time
 constexpr int64_t kMaxPanel = 4096;  // rows of k that a tile holds
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kBytes = 2;  // of a bf16
@@ -34,7 +35,8 @@ struct Cut {
       tile_m = rule.tile_m;
       tile_n = rule.tile_n;
     } else {
-      const int64_t wanted = std::max<int64_t>(2, shape.m * shape.n / kTileElements);
+      const int64_t wanted =
+          std::max({int64_t{2}, shape.m * shape.n / kTileElements, machine_tiles()});
       tile_n = std::min(shape.n, std::clamp<int64_t>(rounded_up(pieces(shape.n, wanted), 16), 64,
                                                      kMaxTileColumns));
       const int64_t across = pieces(shape.n, tile_n);

@@ -1,5 +1,7 @@
 #include "ops/cpu/gemm_rules.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -43,7 +45,34 @@ GemmRule formula(const GemmShape& shape) {
   return rule;
 }
 
+int64_t tiles_of(const GemmShape& shape, const GemmRule& rule) {
+  return ((shape.m + rule.tile_m - 1) / rule.tile_m) * ((shape.n + rule.tile_n - 1) / rule.tile_n);
+}
+
 }  // namespace
+
+int64_t machine_tiles() {
+  constexpr int64_t kTuned = 4;  // processors that the tuned cuts feed well enough
+  constexpr int64_t kMost = 64;
+  static const int64_t processors = sysconf(_SC_NPROCESSORS_ONLN);
+  return processors <= kTuned ? 1 : std::min(processors, kMost);
+}
+
+GemmRule cut_finer(const GemmShape& shape, GemmRule rule, int64_t tiles) {
+  constexpr int64_t kLeastRows = 32;
+  constexpr int64_t kLeastColumns = 64;
+  while (tiles_of(shape, rule) < tiles) {
+    const bool rows = rule.tile_m >= 2 * kLeastRows;
+    const bool columns = rule.tile_n >= 2 * kLeastColumns;
+    if (!rows && !columns) break;
+    if (columns && (!rows || rule.tile_n >= rule.tile_m)) {
+      rule.tile_n = gemm_piece(rule.tile_n, 2);
+    } else {
+      rule.tile_m = gemm_piece(rule.tile_m, 2);
+    }
+  }
+  return rule;
+}
 
 std::span<const GemmRuleRow> gemm_rule_rows() { return std::span(kRows).subspan(1); }
 
@@ -68,9 +97,11 @@ GemmRule gemm_rule(const GemmShape& shape) {
       nearest = &row;
     }
   }
-  if (nearest == nullptr) return formula(shape);
-  return {nearest->kernel, gemm_piece(shape.m, nearest->pieces_m),
-          gemm_piece(shape.n, nearest->pieces_n)};
+  const GemmRule rule = nearest == nullptr
+                            ? formula(shape)
+                            : GemmRule{nearest->kernel, gemm_piece(shape.m, nearest->pieces_m),
+                                       gemm_piece(shape.n, nearest->pieces_n)};
+  return cut_finer(shape, rule, machine_tiles());
 }
 
 }  // namespace hetmem::ops::cpu

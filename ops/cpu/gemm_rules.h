@@ -24,4 +24,12 @@ std::span<const GemmRuleRow> gemm_rule_rows();
 // `pieces` equal parts of `length`, each a multiple of 16 long but the last.
 int64_t gemm_piece(int64_t length, int64_t pieces);
 
+// The rows were measured on two processors. How many tiles a GEMM needs at least to keep the
+// processors of this machine busy: of the machine, not of the process or of --threads, so that no
+// bit depends on those.
+int64_t machine_tiles();
+// The rule with its tiles halved, the longer side first, until there are `tiles` of them or they
+// are too small to be worth it.
+GemmRule cut_finer(const GemmShape& shape, GemmRule rule, int64_t tiles);
+
 }  // namespace hetmem::ops::cpu

@@ -19,7 +19,8 @@ namespace {
 class Folder {
  public:
   Folder()
-      : path_(std::filesystem::temp_directory_path() / ("hetmem-fuzz-" + std::to_string(getpid()))) {
+      : path_(std::filesystem::temp_directory_path() /
+              ("hetmem-fuzz-" + std::to_string(getpid()))) {
     std::filesystem::create_directories(path_);
   }
   ~Folder() {

@@ -1,5 +1,5 @@
-// What is fuzzed: any bytes at all are read or refused with an Error, never worse. The mutation tests
-// run the same functions.
+// What is fuzzed: any bytes at all are read or refused with an Error, never worse. The mutation
+// tests run the same functions.
 #pragma once
 
 #include <cstdint>

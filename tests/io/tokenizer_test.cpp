@@ -49,14 +49,14 @@ Json small_tokenizer() {
   merge("he", "ll");      // 258
   merge("hell", "o");     // 259
   merge(space, "hello");  // 260
-  const Json special{{"id", 261},         {"content", "<|endoftext|>"}, {"special", true},
-                     {"lstrip", false},   {"rstrip", false},            {"single_word", false},
-                     {"normalized", false}};
-  return {{"added_tokens", {special}},
-          {"normalizer", nullptr},
-          {"pre_tokenizer",
-           {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
-          {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}};
+  const Json special{
+      {"id", 261},       {"content", "<|endoftext|>"}, {"special", true},    {"lstrip", false},
+      {"rstrip", false}, {"single_word", false},       {"normalized", false}};
+  return {
+      {"added_tokens", {special}},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
+      {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}};
 }
 
 class TokenizerFile : public testing::Test {
@@ -92,8 +92,9 @@ TEST_F(TokenizerFile, MergesByRank) {
 
 TEST_F(TokenizerFile, GivesBackEveryUtf8Text) {
   const Tokenizer tokenizer = load(small_tokenizer());
-  for (const std::string text : {"h\xc3\xa9llo w\xc3\xb6rld", "\xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80\n\t ",
-                                 "  hello   hello\r\n"}) {
+  for (const std::string text :
+       {"h\xc3\xa9llo w\xc3\xb6rld", "\xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80\n\t ",
+        "  hello   hello\r\n"}) {
     EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
   }
   // What is no UTF-8 comes back as U+FFFD, one for each longest broken piece.

@@ -87,6 +87,14 @@ def test_out_is_not_overwritten(models, data, tmp_path):
     refused("--model", models["gpt2"], "--data", tmp_path / "none.bin", "--out", out, *RUN,
             "--overwrite-output-dir", says="none.bin")
     assert (out / "thesis.txt").exists()
+    # What runs wrote is replaced; what others wrote stays; what the run reads is not removed.
+    (out / "checkpoint-7").mkdir()
+    train(models["gpt2"], data, out, steps=1, batch_size=2, sequence_length=8,
+          overwrite_output_dir=True)
+    assert not (out / "checkpoint-7").exists() and (out / "thesis.txt").read_text() == "mine"
+    refused("--model", out / "final", "--data", data, "--out", out, *RUN, "--overwrite-output-dir",
+            says=["--out", str(out / "final")])
+    assert (out / "final" / "model.safetensors").exists()
     file = tmp_path / "file"
     file.write_text("")
     refused("--model", models["gpt2"], "--data", data, "--out", file, *RUN, says=str(file))
