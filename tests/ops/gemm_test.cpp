@@ -13,10 +13,9 @@ int64_t tiles(const GemmShape& shape, const GemmRule& rule) {
 }
 
 TEST(GemmRules, GiveEveryProcessorOfALargeMachineATile) {
-  for (const GemmShape& shape : {GemmShape{128, 768, 50257, false, false},
-                                 GemmShape{256, 3072, 768, false, false},
-                                 GemmShape{50257, 768, 128, true, false},
-                                 GemmShape{4096, 4096, 4096, false, true}}) {
+  for (const GemmShape& shape :
+       {GemmShape{128, 768, 50257, false, false}, GemmShape{256, 3072, 768, false, false},
+        GemmShape{50257, 768, 128, true, false}, GemmShape{4096, 4096, 4096, false, true}}) {
     const GemmRule rule = gemm_rule(shape);
     EXPECT_GE(tiles(shape, rule), 2);
     for (const int64_t processors : {8, 16, 32}) {
