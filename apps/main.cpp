@@ -165,15 +165,20 @@ int run(int argc, char** argv) {
   std::string bench_name;
   bench_command->add_option("name", bench_name, "gemm, adam or step")->required();
   bench_command->add_flag("--json", bench_options.json, "one JSON object");
-  bench_command->add_option("--threads", bench_options.threads, "[all]")->type_name("N");
+  bench_command->add_option("--threads", bench_options.threads, "[all]")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
   bench_command->add_option("--repeats", bench_options.repeats, "the best of N [5]")
       ->type_name("N")
       ->check(CLI::Range(1, 1000));
   bench_command->add_option("--model", bench_options.model, "gemm, step: a model folder")
       ->type_name("DIR");
-  bench_command->add_option("--batch-size", bench_options.batch_size, "gemm, step")->type_name("N");
+  bench_command->add_option("--batch-size", bench_options.batch_size, "gemm, step")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
   bench_command->add_option("--sequence-length", bench_options.sequence_length, "gemm, step")
-      ->type_name("N");
+      ->type_name("N")
+      ->check(CLI::PositiveNumber);
   bench_command->add_option("--tune", bench_options.tune, "gemm: write the best rules to a file")
       ->type_name("FILE");
 

@@ -186,6 +186,9 @@ void read_llama(const Keys& keys, ModelConfig& config) {
   config.mlp_bias = !qwen && keys.flag("mlp_bias", false);
   config.attention_dropout = keys.real("attention_dropout", 0, 0, 0.999999);
   read_rope(keys, config);
+  if (keys.real("partial_rotary_factor", 1, 0, 1) != 1) {
+    keys.refuse("partial_rotary_factor is not implemented; it must be 1");
+  }
   refuse_sliding_windows(keys);
 }
 

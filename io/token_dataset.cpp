@@ -121,6 +121,16 @@ void TokenDataset::read(int64_t first, std::span<int32_t> tokens) const {
   }
 }
 
+void TokenDataset::check_ids(int64_t most) const {
+  constexpr int64_t kPiece = int64_t{1} << 20;
+  std::vector<int32_t> tokens;
+  const int64_t end = std::min(most, total_);
+  for (int64_t at = 0; at < end; at += kPiece) {
+    tokens.resize(static_cast<size_t>(std::min(kPiece, end - at)));
+    read(at, tokens);
+  }
+}
+
 WindowSampler::WindowSampler(int64_t windows, int64_t per_step, bool shuffle, uint64_t seed)
     : windows_(windows), per_step_(per_step), shuffle_(shuffle), seed_(seed) {
   if (windows < per_step) {

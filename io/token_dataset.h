@@ -29,6 +29,8 @@ class TokenDataset {
   void read_window(int64_t index, std::span<int32_t> window) const;
   // Tokens [first, first + tokens.size()) of the stream.
   void read(int64_t first, std::span<int32_t> tokens) const;
+  // Reads the first `most` tokens for nothing but the check that their ids are in the vocabulary.
+  void check_ids(int64_t most) const;
 
  private:
   struct Part {

@@ -1,5 +1,7 @@
 #include "runtime/training_run.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -69,6 +71,31 @@ bool is_inside(const fs::path& path, const fs::path& folder) {
   return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
 }
 
+fs::path topmost_missing(const fs::path& path) {
+  std::error_code code;
+  fs::path missing = fs::absolute(path).lexically_normal();
+  if (!missing.has_filename()) missing = missing.parent_path();
+  while (missing.has_relative_path() && !fs::exists(missing.parent_path(), code)) {
+    missing = missing.parent_path();
+  }
+  return missing;
+}
+
+void require_writable(const std::string& folder, const std::string& what) {
+  if (::access(folder.c_str(), W_OK | X_OK) == 0) return;
+  throw Error(ErrorKind::kBadInput,
+              what + ": the folder " + folder + " does not exist or cannot be written to");
+}
+
+// A trace that cannot be written is found before the run, not after it.
+void check_trace(const std::string& path) {
+  if (path.empty()) return;
+  if (fs::is_directory(path)) {
+    throw Error(ErrorKind::kBadInput, "--trace " + path + " is a folder; give a file");
+  }
+  require_writable(fs::absolute(path).parent_path().string(), "--trace " + path);
+}
+
 // The folder of a run: refused where it holds something that is not to be replaced.
 class OutputFolder {
  public:
@@ -86,15 +113,16 @@ class OutputFolder {
                       "--overwrite-output-dir");
     }
     if (exists && config.overwrite_output_dir && !resuming) find_old_run(config);
-    created_ = !exists;
+    if (!exists) created_ = topmost_missing(path_);
     fs::create_directories(path_, code);
     if (code) {
       throw Error(ErrorKind::kBadInput, "cannot create --out " + path_ + ": " + code.message());
     }
+    require_writable(path_, "--out " + path_);
   }
   ~OutputFolder() {
     std::error_code code;
-    if (created_ && !kept_) fs::remove_all(path_, code);
+    if (!created_.empty() && !kept_) fs::remove_all(created_, code);
   }
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
@@ -124,7 +152,7 @@ class OutputFolder {
   }
 
   std::string path_;
-  bool created_ = false;
+  fs::path created_;  // the folder, or the first of those above it that were not there
   bool kept_ = false;
   std::vector<fs::path> old_run_;
 };
@@ -157,13 +185,23 @@ std::vector<int32_t> read_windows(const TokenDataset& data, const WindowSampler&
   return tokens;
 }
 
+// In pieces, so that the tokens of large data are never in memory together.
 double evaluate_all(Trainer& trainer, const TokenDataset& data) {
+  constexpr int64_t kPieceTokens = int64_t{4} << 20;
+  const int64_t batch = trainer.config().batch_size;
   const auto width = static_cast<size_t>(trainer.sequence_length() + 1);
-  std::vector<int32_t> tokens(static_cast<size_t>(data.windows()) * width);
-  for (int64_t w = 0; w < data.windows(); ++w) {
-    data.read_window(w, std::span(tokens).subspan(static_cast<size_t>(w) * width, width));
+  const int64_t batches = kPieceTokens / (batch * trainer.sequence_length());
+  const int64_t piece = std::max<int64_t>(1, batches) * batch;
+  double sum = 0;
+  for (int64_t first = 0; first < data.windows(); first += piece) {
+    const int64_t count = std::min(piece, data.windows() - first);
+    std::vector<int32_t> tokens(static_cast<size_t>(count) * width);
+    for (int64_t w = 0; w < count; ++w) {
+      data.read_window(first + w, std::span(tokens).subspan(static_cast<size_t>(w) * width, width));
+    }
+    sum += trainer.evaluate(tokens) * static_cast<double>(count);
   }
-  return trainer.evaluate(tokens);
+  return sum / static_cast<double>(data.windows());
 }
 
 std::string resume_folder(const TrainConfig& config) {
@@ -198,7 +236,9 @@ class Loop {
 
   RunResult run(const std::atomic<bool>& stop) {
     const std::string resume = resume_folder(config_);
-    OutputFolder folder(config_, !resume.empty());
+    check_trace(config_.trace);
+    // A run that goes on in another folder may not write over what is there either.
+    OutputFolder folder(config_, !resume.empty() && is_inside(resume, config_.out));
     Trainer trainer(config_, total_steps_);
     if (!resume.empty()) load_checkpoint(trainer, resume);
     folder.remove_old_run();
@@ -234,8 +274,12 @@ class Loop {
  private:
   TokenDataset open_data(const std::vector<std::string>& paths, const std::string& flag) const {
     if (paths.empty()) throw Error(ErrorKind::kBadInput, flag + " is required");
+    // What takes a few seconds to look at; ids beyond it are checked as they are read.
+    constexpr int64_t kMostChecked = int64_t{1} << 30;
     const PreparedData prepared(paths, config_.data_glob, flag, config_.model, model_);
-    return {prepared.token_files(), sequence_, model_.vocabulary};
+    TokenDataset data(prepared.token_files(), sequence_, model_.vocabulary);
+    data.check_ids(kMostChecked);
+    return data;
   }
 
   void write_metrics(const std::string& line) {

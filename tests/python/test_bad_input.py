@@ -59,6 +59,7 @@ def test_bad_flags(models, data, tmp_path):
         ("--resume-from-checkpoint", "latest", "checkpoint"),
         ("--resume-from-checkpoint", tmp_path / "ckpt", "ckpt"),
         ("--config", tmp_path / "no.yaml", "no.yaml"),
+        ("--trace", tmp_path / "none" / "t.json", "--trace"), ("--trace", tmp_path, "--trace"),
     ]
     for flag, value, says in cases:
         words = [w for k, v in (good | {flag: value}).items() for w in (k, v)]
@@ -95,6 +96,10 @@ def test_out_is_not_overwritten(models, data, tmp_path):
     refused("--model", out / "final", "--data", data, "--out", out, *RUN, "--overwrite-output-dir",
             says=["--out", str(out / "final")])
     assert (out / "final" / "model.safetensors").exists()
+    # Nor does a run that goes on from a checkpoint elsewhere take the place of what is there.
+    train(models["gpt2"], data, tmp_path / "r", steps=1, save_steps=1, batch_size=1, sequence_length=8)
+    refused(*words, "--resume-from-checkpoint", tmp_path / "r" / "checkpoint-1",
+            says="--overwrite-output-dir")
     file = tmp_path / "file"
     file.write_text("")
     refused("--model", models["gpt2"], "--data", data, "--out", file, *RUN, says=str(file))
@@ -123,6 +128,16 @@ def test_bad_data(models, tmp_path):
     refused(*words, "--data", tmp_path / "few.bin", says="token", out=tmp_path / "o")
     write_tokens(tmp_path / "wide.bin", [1, 2, 3, 4, 331, 6, 7, 8, 9])
     refused(*words, "--data", tmp_path / "wide.bin", says=["331"], out=tmp_path / "o")
+    # Wherever the id is, and in the data of the evaluation, it is found before the first step.
+    late = [1] * 5000 + [331] + [1] * 20
+    write_tokens(tmp_path / "late.bin", late)
+    write_tokens(tmp_path / "good.bin", late[:5000])
+    for flag, other in (("--data", []), ("--eval-data", ["--data", tmp_path / "good.bin"])):
+        refused(*words, *other, flag, tmp_path / "late.bin",
+                says=["331", "5000", "late.bin"], out=tmp_path / "o")
+    # Folders above that were made for the run go with it.
+    refused(*words[:2], "--out", tmp_path / "new" / "deep" / "o", *RUN, "--data", tmp_path / "late.bin",
+            says="late.bin", out=tmp_path / "new")
 
 
 def test_bad_config(models, data, tmp_path):
