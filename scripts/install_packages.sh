@@ -5,8 +5,11 @@ set -eu
 packages="g++ cmake ninja-build ccache pkg-config git libdnnl-dev libopenblas-openmp-dev
   libgtest-dev libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libfmt-dev libxxhash-dev
   libpcre2-dev libutf8proc-dev clang clang-format clang-tidy libclang-rt-14-dev libomp-dev"
-# A Python that can make virtual environments already needs no package for it.
-python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3 python3-venv"
+# A Python that can make virtual environments and compile against itself (torch.compile does, in the
+# benchmarks) needs no package for it.
+python3 -c 'import ensurepip, os, sysconfig, venv
+os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+  packages="$packages python3 python3-venv python3-dev"
 
 missing=""
 for package in $packages; do
