@@ -1,7 +1,8 @@
-"""hetmem beside PyTorch on this machine: whole steps, memory, the optimizer, start-up. Both sides run
-in turns, the best of several counts; the result goes to benchmarks/results/ as JSON.
+"""hetmem beside PyTorch on this machine: whole steps, memory, the optimizer, start-up; its tokenizer
+beside Hugging Face's. Both sides run in turns, the best of several counts; the result goes to
+benchmarks/results/ as JSON.
 
-    .venv/bin/python benchmarks/run.py [--rounds N] [--out FILE]
+    .venv/bin/python benchmarks/run.py [--rounds N] [--out FILE] [--only PART...]
 """
 
 import argparse
@@ -12,6 +13,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 
@@ -201,6 +203,34 @@ def bench_start(smollm2):
     return results
 
 
+def bench_tokenizer(rounds):
+    """One thread each, on the sources of the Python standard library; hetmem reads the vocabulary and
+    the text and writes the tokens in its time, tokenizers has both in memory."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import tokenizers
+
+    with tempfile.TemporaryDirectory() as folder:
+        measured(sys.executable, ROOT / "scripts" / "make_smollm2.py", folder)
+        files = sorted(pathlib.Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
+        files = [path for path in files if "site-packages" not in path.parts]
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
+        lines = pathlib.Path(folder, "texts.jsonl")
+        lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        size = sum(len(text.encode()) for text in texts) * 1e-6
+        tokenizer = tokenizers.Tokenizer.from_file(folder + "/tokenizer.json")
+        ours, theirs = [], []
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            measured(HETMEM, "tokenize", "--model", folder, lines, "-o", folder + "/out.bin")
+            ours.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            for text in texts:
+                tokenizer.encode(text)
+            theirs.append(time.perf_counter() - begin)
+    return [result_of("tokenize, SmolLM2's vocabulary", size / min(ours), "MB/s", "tokenizers",
+                      size / min(theirs), min(theirs) / min(ours), {"megabytes": size})]
+
+
 def machine():
     doctor = json.loads(measured(HETMEM, "doctor", "--json")[0])
     return {"processor": doctor["processor"], "threads": THREADS,
@@ -212,16 +242,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out")
+    parts = {case[0]: lambda case=case: bench_steps(*case, options.rounds, about["native_bf16"])
+             for case in CASES}
+    parts |= {
+        "bound": lambda: bench_bound(options.rounds),
+        "adam": lambda: bench_adam(options.rounds),
+        "start": lambda: bench_start(SMOLLM2),
+        "tokenizer": lambda: bench_tokenizer(options.rounds),
+    }
+    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts),
+                        help="measure these; the other results in the file stay")
     options = parser.parse_args()
     about = machine()
-    results = []
-    for name, config, batch, length in CASES:
-        results += bench_steps(name, config, batch, length, options.rounds, about["native_bf16"])
-    results += bench_bound(options.rounds)
-    results += bench_adam(options.rounds)
-    results += bench_start(SMOLLM2)
+    results = [result for part in options.only for result in parts[part]()]
     out = options.out or str(
         ROOT / "benchmarks" / "results" / f"foundation-{about['instruction_set']}.json")
+    if len(options.only) < len(parts) and pathlib.Path(out).exists():
+        fresh = {result["name"]: result for result in results}
+        kept = json.loads(pathlib.Path(out).read_text())["results"]
+        results = [fresh.pop(old["name"], old) for old in kept] + list(fresh.values())
     document = {"benchmark": "foundation", "date": datetime.date.today().isoformat(),
                 "results": results, "machine": about}
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
