@@ -17,10 +17,34 @@ namespace {
 constexpr int64_t kTile = 64;  // queries and keys of a tile
 constexpr int64_t kMaxHeadDim = 256;
 
-// C[rows, 64] (+)= A[rows, depth] B[depth, 64], four rows at a time in registers.
-template <int kRows, int kWidth>
+// C[kRows, columns] (+)= A[kRows, depth] B[depth, columns], the sums in registers. Every element is
+// a sum over depth in order, whichever block it falls into.
+template <int kRows, int kVectors>
 void product_block(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb,
                    float* c, int64_t ldc, bool accumulate) {
+  Vector sum[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kVectors; ++j) {
+      sum[r][j] = accumulate ? load(c + r * ldc + j * kVectorWidth) : spread(0.0F);
+    }
+  }
+  for (int64_t d = 0; d < depth; ++d) {
+    Vector row[kVectors];
+    for (int j = 0; j < kVectors; ++j) row[j] = load(b + d * ldb + j * kVectorWidth);
+    for (int r = 0; r < kRows; ++r) {
+      const Vector factor = spread(a[r * lda + d]);
+      for (int j = 0; j < kVectors; ++j) sum[r][j] = fused(factor, row[j], sum[r][j]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kVectors; ++j) store(c + r * ldc + j * kVectorWidth, sum[r][j]);
+  }
+}
+
+// The same for the columns that no register fits.
+template <int kRows, int kWidth>
+void product_edge(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
+                  int64_t ldc, bool accumulate) {
   float sum[kRows][kWidth];
   for (int r = 0; r < kRows; ++r) {
     for (int j = 0; j < kWidth; ++j) sum[r][j] = accumulate ? c[r * ldc + j] : 0.0F;
@@ -39,23 +63,24 @@ void product_block(int64_t depth, const float* a, int64_t lda, const float* b, i
 }
 
 #ifdef __AVX512F__
-constexpr int kWide = 64;
+constexpr int kVectors = 4;  // 4 rows of them leave half of the 32 registers
 #else
-constexpr int kWide = 16;
+constexpr int kVectors = 2;
 #endif
+constexpr int kWide = kVectors * kVectorWidth;
 
 template <int kRows>
 void product_rows(int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b,
                   int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   int64_t j = 0;
   for (; j + kWide <= columns; j += kWide) {
-    product_block<kRows, kWide>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    product_block<kRows, kVectors>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
   }
   for (; j + 8 <= columns; j += 8) {
-    product_block<kRows, 8>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    product_edge<kRows, 8>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
   }
   for (; j < columns; ++j) {
-    product_block<kRows, 1>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    product_edge<kRows, 1>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
   }
 }
 

@@ -2,6 +2,8 @@
 // lanes. Included by the sources of ops/cpu/isa only.
 #pragma once
 
+#include <immintrin.h>
+
 #include <bit>
 #include <cstdint>
 
@@ -9,6 +11,23 @@ namespace hetmem::ops::cpu {
 namespace HETMEM_ISA {
 
 constexpr int kLanes = 16;
+
+// A register of floats, for the loops in which the compiler does not keep its sums in registers by
+// itself.
+#ifdef __AVX512F__
+using Vector = __m512;
+inline Vector load(const float* from) { return _mm512_loadu_ps(from); }
+inline void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
+inline Vector spread(float x) { return _mm512_set1_ps(x); }
+inline Vector fused(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+#else
+using Vector = __m256;
+inline Vector load(const float* from) { return _mm256_loadu_ps(from); }
+inline void store(float* to, Vector x) { _mm256_storeu_ps(to, x); }
+inline Vector spread(float x) { return _mm256_set1_ps(x); }
+inline Vector fused(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+#endif
+constexpr int kVectorWidth = sizeof(Vector) / sizeof(float);
 
 // exp(x) within 2 ulp: x = n ln 2 + r, a polynomial in r, the exponent put in as bits; 0 below the
 // smallest normal number, inf above the largest.
