@@ -84,15 +84,43 @@ void product_rows(int64_t columns, int64_t depth, const float* a, int64_t lda, c
   }
 }
 
+// What the causal mask leaves of a product of a tile, where query i sees the keys up to i +
+// diagonal.
+enum class Causal {
+  kAll,
+  kColumns,    // rows are queries, columns keys: later keys are not computed
+  kDepth,      // rows are queries, the sum is over keys: weights of later keys are 0
+  kTransposed  // rows are keys, the sum is over queries: weights of earlier queries are 0
+};
+
+template <int kRows>
+void product_strip(int64_t r, int64_t columns, int64_t depth, const float* a, int64_t lda,
+                   const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
+                   Causal causal, int64_t diagonal) {
+  const int64_t seen = std::max<int64_t>(0, r + kRows + diagonal);
+  if (causal == Causal::kColumns) {
+    columns = std::min(columns, (seen + kWide - 1) / kWide * kWide);
+  } else if (causal == Causal::kDepth) {
+    depth = std::min(depth, seen);
+  } else if (causal == Causal::kTransposed) {
+    const int64_t first = std::min(depth, std::max<int64_t>(0, r - diagonal));
+    a += first;
+    b += first * ldb;
+    depth -= first;
+  }
+  product_rows<kRows>(columns, depth, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
+}
+
 // C[rows, columns] (+)= A[rows, depth] B[depth, columns].
 void product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda,
-             const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+             const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
+             Causal causal = Causal::kAll, int64_t diagonal = 0) {
   int64_t r = 0;
   for (; r + 4 <= rows; r += 4) {
-    product_rows<4>(columns, depth, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
+    product_strip<4>(r, columns, depth, a, lda, b, ldb, c, ldc, accumulate, causal, diagonal);
   }
   for (; r < rows; ++r) {
-    product_rows<1>(columns, depth, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
+    product_strip<1>(r, columns, depth, a, lda, b, ldb, c, ldc, accumulate, causal, diagonal);
   }
 }
 
@@ -117,24 +145,39 @@ struct ForwardTile {
   float most[kTile];
 };
 
-// Scores of queries [q0, q0+rows) against keys [k0, k0+count): scaled; -inf for keys that come
-// after the query.
-void mask_and_scale(const AttentionTile& tile, int64_t q0, int64_t rows, int64_t k0, int64_t count,
+// How many of the `count` keys of a tile query i sees.
+int64_t seen_keys(int64_t i, int64_t diagonal, int64_t count) {
+  return std::clamp<int64_t>(i + diagonal + 1, 0, count);
+}
+
+// Scores: scaled; -inf for keys that come after the query, which nothing has written.
+void mask_and_scale(const AttentionTile& tile, int64_t rows, int64_t count, int64_t diagonal,
                     float* scores) {
   for (int64_t i = 0; i < rows; ++i) {
     float* row = scores + i * kTile;
-    for (int64_t j = 0; j < count; ++j) row[j] *= tile.scale;
-    for (int64_t j = std::max<int64_t>(0, tile.past + q0 + i - k0 + 1); j < count; ++j) {
-      row[j] = -std::numeric_limits<float>::infinity();
-    }
+    const int64_t seen = seen_keys(i, diagonal, count);
+    for (int64_t j = 0; j < seen; ++j) row[j] *= tile.scale;
+    std::fill(row + seen, row + count, -std::numeric_limits<float>::infinity());
   }
+}
+
+// The largest of `most` and x, in lanes.
+float max_over(int64_t n, const float* x, float most) {
+  float lanes[kLanes];
+  std::fill(lanes, lanes + kLanes, most);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) lanes[l] = x[i + l] > lanes[l] ? x[i + l] : lanes[l];
+  }
+  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+  for (const float lane : lanes) most = lane > most ? lane : most;
+  return most;
 }
 
 // Takes one row of scores into the running softmax: scores become weights, `o` is rescaled.
 void online_softmax(ForwardTile& work, int64_t i, int64_t count, float* o, int64_t head_dim) {
   float* row = work.scores + i * kTile;
-  float most = work.most[i];
-  for (int64_t j = 0; j < count; ++j) most = row[j] > most ? row[j] : most;
+  const float most = max_over(count, row, work.most[i]);
   const float shrink = vector_exp(work.most[i] - most);
   work.sum[i] = work.sum[i] * shrink + sum_over<float>(count, [=](int64_t j) {
                   const float e = vector_exp(row[j] - most);
@@ -162,10 +205,11 @@ void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, co
     const int64_t seen = tile.past + q0 + rows;
     for (int64_t k0 = 0; k0 < seen; k0 += kTile) {
       const int64_t count = std::min(kTile, seen - k0);
+      const int64_t diagonal = tile.past + q0 - k0;
       transpose(count, d, k + k0 * kv_stride, kv_stride, work.keys);
       product(rows, count, d, q + q0 * q_stride, q_stride, work.keys, kTile, work.scores, kTile,
-              false);
-      mask_and_scale(tile, q0, rows, k0, count, work.scores);
+              false, Causal::kColumns, diagonal);
+      mask_and_scale(tile, rows, count, diagonal, work.scores);
       for (int64_t i = 0; i < rows; ++i) {
         online_softmax(work, i, count, o + (q0 + i) * o_stride, d);
         if (tile.dropout > 0) {
@@ -175,7 +219,7 @@ void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, co
         }
       }
       product(rows, d, count, work.scores, kTile, v + k0 * kv_stride, kv_stride, o + q0 * o_stride,
-              o_stride, true);
+              o_stride, true, Causal::kDepth, diagonal);
     }
     for (int64_t i = 0; i < rows; ++i) {
       const float inverse = 1.0F / work.sum[i];
@@ -235,23 +279,26 @@ struct BackwardTile {
 };
 
 // slopes = weights * (slopes - delta) * scale, with dropout in between; weights then hold what the
-// values were multiplied with.
+// values were multiplied with. Both are 0 for keys that come after the query.
 void score_gradients(const AttentionTile& tile, BackwardTile& work, int64_t q0, int64_t rows,
                      int64_t k0, int64_t count, const float* lse, const float* delta) {
   for (int64_t i = 0; i < rows; ++i) {
     float* weight = work.weights + i * kTile;
     float* slope = work.slopes + i * kTile;
     const float shift = lse[q0 + i];
-    for (int64_t j = 0; j < count; ++j) weight[j] = vector_exp(weight[j] - shift);
+    const int64_t seen = seen_keys(i, tile.past + q0 - k0, count);
+    std::fill(weight + seen, weight + count, 0.0F);
+    std::fill(slope + seen, slope + count, 0.0F);
+    for (int64_t j = 0; j < seen; ++j) weight[j] = vector_exp(weight[j] - shift);
     const float center = delta[i];
     if (tile.dropout > 0) {
-      for (int64_t j = 0; j < count; ++j) {
+      for (int64_t j = 0; j < seen; ++j) {
         const float factor = dropout_factor(tile, q0 + i, k0 + j);
         slope[j] = weight[j] * (slope[j] * factor - center) * tile.scale;
         weight[j] *= factor;
       }
     } else {
-      for (int64_t j = 0; j < count; ++j) slope[j] = weight[j] * (slope[j] - center) * tile.scale;
+      for (int64_t j = 0; j < seen; ++j) slope[j] = weight[j] * (slope[j] - center) * tile.scale;
     }
   }
 }
@@ -276,20 +323,21 @@ void attention_backward(const AttentionTile& tile, const float* q, int64_t q_str
         const float* right = dout + (q0 + i) * o_stride;
         delta[i] = sum_over<float>(d, [=](int64_t j) { return left[j] * right[j]; });
       }
+      const int64_t diagonal = tile.past + q0 - k0;
       product(rows, count, d, q + q0 * q_stride, q_stride, work.keys, kTile, work.weights, kTile,
-              false);
-      mask_and_scale(tile, q0, rows, k0, count, work.weights);
+              false, Causal::kColumns, diagonal);
+      mask_and_scale(tile, rows, count, diagonal, work.weights);
       product(rows, count, d, dout + q0 * o_stride, o_stride, work.values, kTile, work.slopes,
-              kTile, false);
+              kTile, false, Causal::kColumns, diagonal);
       score_gradients(tile, work, q0, rows, k0, count, lse, delta);
       transpose(rows, count, work.weights, kTile, work.turned);
       product(count, d, rows, work.turned, kTile, dout + q0 * o_stride, o_stride,
-              dv + k0 * dkv_stride, dkv_stride, true);
+              dv + k0 * dkv_stride, dkv_stride, true, Causal::kTransposed, diagonal);
       transpose(rows, count, work.slopes, kTile, work.turned);
       product(count, d, rows, work.turned, kTile, q + q0 * q_stride, q_stride, dk + k0 * dkv_stride,
-              dkv_stride, true);
+              dkv_stride, true, Causal::kTransposed, diagonal);
       product(rows, d, count, work.slopes, kTile, k + k0 * kv_stride, kv_stride,
-              dq + q0 * dq_stride, dq_stride, true);
+              dq + q0 * dq_stride, dq_stride, true, Causal::kDepth, diagonal);
     }
   }
 }
