@@ -110,7 +110,8 @@ class TableOptions {
     } else if (row.many) {
       option->expected(1, -1);
     } else {
-      option->expected(1)->allow_extra_args(false);  // "[a]" is a text, not a list
+      // "[a]" is a text, not a list; of a flag that is given twice the last counts.
+      option->expected(1)->allow_extra_args(false)->take_last();
     }
     rows_.push_back({option, row.name, values, row.value.empty()});
   }
@@ -119,8 +120,55 @@ class TableOptions {
   std::string config_file_;
 };
 
+// The keys of the file are on the command line by the time that it is parsed: with_config_file.
+void add_config_file(CLI::App& command) {
+  command.add_option("--config", "YAML file of these options; flags win")
+      ->type_name("FILE")
+      ->expected(1);
+}
+
+CLI::App* add_tokenize(CLI::App& app, TokenizeOptions& options) {
+  CLI::App* command =
+      app.add_subcommand("tokenize", "write the token file that train would make of text");
+  command->add_option("--model", options.model, "Hugging Face folder")
+      ->type_name("DIR")
+      ->required();
+  command->add_option("files", options.files, "text, .jsonl, .bin, folders")
+      ->type_name("FILE")
+      ->required();
+  command->add_option("--data-glob", options.data_glob, "which files of a folder [*]")
+      ->type_name("GLOB");
+  command->add_option("-o,--out", options.out, "the token file to write")
+      ->type_name("FILE.bin")
+      ->required();
+  add_config_file(*command);
+  return command;
+}
+
+CLI::App* add_bench(CLI::App& app, std::string& name, BenchOptions& options) {
+  CLI::App* command = app.add_subcommand("bench", "measure one thing beside its reference");
+  const CLI::Range at_least_one(int64_t{1}, int64_t{1} << 30);
+  command->add_option("name", name, "gemm, adam or step")->required();
+  command->add_flag("--json", options.json, "one JSON object");
+  command->add_option("--threads", options.threads, "[all]")->type_name("N")->check(at_least_one);
+  command->add_option("--repeats", options.repeats, "the best of N [5]")
+      ->type_name("N")
+      ->check(at_least_one);
+  command->add_option("--model", options.model, "gemm, step: a model folder")->type_name("DIR");
+  command->add_option("--batch-size", options.batch_size, "gemm, step")
+      ->type_name("N")
+      ->check(at_least_one);
+  command->add_option("--sequence-length", options.sequence_length, "gemm, step")
+      ->type_name("N")
+      ->check(at_least_one);
+  command->add_option("--tune", options.tune, "gemm: write the best rules to a file")
+      ->type_name("FILE");
+  add_config_file(*command);
+  return command;
+}
+
 int run(int argc, char** argv) {
-  CLI::App app{"hetmem trains models that are larger than one memory."};
+  CLI::App app{"hetmem trains models that are larger than one memory.", "hetmem"};
   app.set_version_flag("--version", version_text());
   app.require_subcommand(1);
 
@@ -139,49 +187,24 @@ int run(int argc, char** argv) {
   CLI::App* export_command =
       app.add_subcommand("export", "write a checkpoint as a clean model folder");
   const TableOptions export_table(*export_command, export_options());
-  CLI::App* tokenize_command =
-      app.add_subcommand("tokenize", "write the token file that train would make of text");
   TokenizeOptions tokenize_options;
-  tokenize_command->add_option("--model", tokenize_options.model, "Hugging Face folder")
-      ->type_name("DIR")
-      ->required();
-  tokenize_command->add_option("files", tokenize_options.files, "text, .jsonl, .bin, folders")
-      ->type_name("FILE...")
-      ->required();
-  tokenize_command
-      ->add_option("--data-glob", tokenize_options.data_glob, "which files of a folder [*]")
-      ->type_name("GLOB");
-  tokenize_command->add_option("-o,--out", tokenize_options.out, "the token file to write")
-      ->type_name("FILE.bin")
-      ->required();
+  const CLI::App* tokenize_command = add_tokenize(app, tokenize_options);
   CLI::App* doctor_command = app.add_subcommand("doctor", "what this machine has");
   bool doctor_json = false;
   bool doctor_measure = false;
   doctor_command->add_flag("--json", doctor_json, "one JSON object");
   doctor_command->add_flag("--measure", doctor_measure, "measure rates and keep them for plan");
 
-  CLI::App* bench_command = app.add_subcommand("bench", "measure one thing beside its reference");
-  BenchOptions bench_options;
   std::string bench_name;
-  bench_command->add_option("name", bench_name, "gemm, adam or step")->required();
-  bench_command->add_flag("--json", bench_options.json, "one JSON object");
-  bench_command->add_option("--threads", bench_options.threads, "[all]")
-      ->type_name("N")
-      ->check(CLI::PositiveNumber);
-  bench_command->add_option("--repeats", bench_options.repeats, "the best of N [5]")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000));
-  bench_command->add_option("--model", bench_options.model, "gemm, step: a model folder")
-      ->type_name("DIR");
-  bench_command->add_option("--batch-size", bench_options.batch_size, "gemm, step")
-      ->type_name("N")
-      ->check(CLI::PositiveNumber);
-  bench_command->add_option("--sequence-length", bench_options.sequence_length, "gemm, step")
-      ->type_name("N")
-      ->check(CLI::PositiveNumber);
-  bench_command->add_option("--tune", bench_options.tune, "gemm: write the best rules to a file")
-      ->type_name("FILE");
+  BenchOptions bench_options;
+  const CLI::App* bench_command = add_bench(app, bench_name, bench_options);
 
+  if (argc > 1 && argv[1][0] != '-' &&
+      app.get_subcommands([&](const CLI::App* command) { return command->check_name(argv[1]); })
+          .empty()) {
+    throw Error(ErrorKind::kBadInput,
+                "there is no command \"" + std::string(argv[1]) + "\"; --help lists them");
+  }
   try {
     app.parse(with_config_file(normalised(argc, argv)));
   } catch (const CLI::ParseError& error) {

@@ -20,6 +20,13 @@ namespace fs = std::filesystem;
   throw Error(kind, "cannot " + what + " " + path + ": " + std::strerror(errno));
 }
 
+// What cannot be made because of where it was asked for is bad input; the rest is the storage's.
+ErrorKind kind_of_creation_failure(int code) {
+  const bool storage = code == ENOSPC || code == EDQUOT || code == EIO || code == EMFILE ||
+                       code == ENFILE || code == ENOMEM;
+  return storage ? ErrorKind::kStorage : ErrorKind::kBadInput;
+}
+
 void sync_path(const std::string& path, int flags) {
   const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC);
   if (descriptor < 0) fail(ErrorKind::kStorage, "open", path);
@@ -44,7 +51,7 @@ File File::open_for_reading(const std::string& path) {
 
 File File::create(const std::string& path) {
   const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (descriptor < 0) fail(ErrorKind::kStorage, "create", path);
+  if (descriptor < 0) fail(kind_of_creation_failure(errno), "create", path);
   return {path, descriptor};
 }
 
@@ -129,7 +136,8 @@ AtomicDirectory::AtomicDirectory(std::string final_path) : final_(std::move(fina
   fs::remove_all(temporary_, code);
   fs::create_directories(temporary_, code);
   if (code) {
-    throw Error(ErrorKind::kStorage, "cannot create " + temporary_ + ": " + code.message());
+    throw Error(kind_of_creation_failure(code.value()),
+                "cannot create " + final_ + ": " + code.message());
   }
 }
 

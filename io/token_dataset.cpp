@@ -136,7 +136,8 @@ WindowSampler::WindowSampler(int64_t windows, int64_t per_step, bool shuffle, ui
   if (windows < per_step) {
     throw Error(ErrorKind::kBadInput, "the data has " + std::to_string(windows) +
                                           " windows, a step takes " + std::to_string(per_step) +
-                                          "; give more data or smaller batches");
+                                          "; give more --data, or a smaller --batch-size, "
+                                          "--gradient-accumulation-steps or --sequence-length");
   }
 }
 

@@ -49,12 +49,10 @@ void append_model_and_data(std::vector<Option>& table) {
   table.push_back(
       text({"freeze", model, "REGEX", "none", "parameters whose names match are not trained"},
            &C::freeze));
-  table.push_back(
-      paths({"data", kDataGroup, "PATH...", "", "token files .bin, text, .jsonl, folders", true},
-            &C::data));
-  table.push_back(
-      paths({"eval-data", kDataGroup, "PATH...", "none", "the same, for evaluation", true},
-            &C::eval_data));
+  table.push_back(paths(
+      {"data", kDataGroup, "PATH", "", "token files .bin, text, .jsonl, folders", true}, &C::data));
+  table.push_back(paths({"eval-data", kDataGroup, "PATH", "none", "the same, for evaluation", true},
+                        &C::eval_data));
   table.push_back(
       text({"data-glob", kDataGroup, "GLOB", "*", "which files of a folder are data", true},
            &C::data_glob));
