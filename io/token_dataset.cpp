@@ -55,9 +55,9 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, int64_t sequen
     : sequence_(sequence), vocabulary_(vocabulary) {
   for (const std::string& path : paths) add(path);
   if (total_ < sequence + 1) {
-    throw Error(ErrorKind::kBadInput, "the data holds " + std::to_string(total_) + " tokens (" +
-                                          (paths.empty() ? std::string("no file") : paths.front()) +
-                                          "), a window needs " + std::to_string(sequence + 1) +
+    throw Error(ErrorKind::kBadInput, "the data holds " + std::to_string(total_) +
+                                          " tokens, a window needs " +
+                                          std::to_string(sequence + 1) +
                                           "; give more data or a shorter --sequence-length");
   }
 }

@@ -34,6 +34,9 @@ void remove_quietly(const std::string& path) {
 TokenizedData write_token_file(const std::vector<std::string>& files,
                                const std::string& model_folder, const ModelConfig& model,
                                const std::string& path) {
+  if (fs::is_directory(path)) {
+    throw Error(ErrorKind::kBadInput, path + " is a folder; give the file to write");
+  }
   const Tokenizer tokenizer = Tokenizer::load(model_folder);
   const std::string temporary = path + ".partial";
   TokenizedData result;

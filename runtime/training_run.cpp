@@ -277,9 +277,13 @@ class Loop {
     // What takes a few seconds to look at; ids beyond it are checked as they are read.
     constexpr int64_t kMostChecked = int64_t{1} << 30;
     const PreparedData prepared(paths, config_.data_glob, flag, config_.model, model_);
-    TokenDataset data(prepared.token_files(), sequence_, model_.vocabulary);
-    data.check_ids(kMostChecked);
-    return data;
+    try {
+      TokenDataset data(prepared.token_files(), sequence_, model_.vocabulary);
+      data.check_ids(kMostChecked);
+      return data;
+    } catch (const Error& error) {  // the token files of text are not known to the user
+      throw Error(error.kind(), flag + ": " + error.what());
+    }
   }
 
   void write_metrics(const std::string& line) {
