@@ -17,11 +17,18 @@ namespace {
 constexpr int64_t kTile = 64;  // queries and keys of a tile
 constexpr int64_t kMaxHeadDim = 256;
 
+// A matrix by the strides of its rows and of its columns, so that it may stand transposed.
+struct Left {
+  const float* data;
+  int64_t row;
+  int64_t column;
+};
+
 // C[kRows, columns] (+)= A[kRows, depth] B[depth, columns], the sums in registers. Every element is
 // a sum over depth in order, whichever block it falls into.
 template <int kRows, int kVectors>
-void product_block(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb,
-                   float* c, int64_t ldc, bool accumulate) {
+void product_block(int64_t depth, const Left& a, const float* b, int64_t ldb, float* c, int64_t ldc,
+                   bool accumulate) {
   Vector sum[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int j = 0; j < kVectors; ++j) {
@@ -32,7 +39,7 @@ void product_block(int64_t depth, const float* a, int64_t lda, const float* b, i
     Vector row[kVectors];
     for (int j = 0; j < kVectors; ++j) row[j] = load(b + d * ldb + j * kVectorWidth);
     for (int r = 0; r < kRows; ++r) {
-      const Vector factor = spread(a[r * lda + d]);
+      const Vector factor = spread(a.data[r * a.row + d * a.column]);
       for (int j = 0; j < kVectors; ++j) sum[r][j] = fused(factor, row[j], sum[r][j]);
     }
   }
@@ -43,15 +50,15 @@ void product_block(int64_t depth, const float* a, int64_t lda, const float* b, i
 
 // The same for the columns that no register fits.
 template <int kRows, int kWidth>
-void product_edge(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-                  int64_t ldc, bool accumulate) {
+void product_edge(int64_t depth, const Left& a, const float* b, int64_t ldb, float* c, int64_t ldc,
+                  bool accumulate) {
   float sum[kRows][kWidth];
   for (int r = 0; r < kRows; ++r) {
     for (int j = 0; j < kWidth; ++j) sum[r][j] = accumulate ? c[r * ldc + j] : 0.0F;
   }
   for (int64_t d = 0; d < depth; ++d) {
     for (int r = 0; r < kRows; ++r) {
-      const float factor = a[r * lda + d];
+      const float factor = a.data[r * a.row + d * a.column];
       for (int j = 0; j < kWidth; ++j) {
         sum[r][j] = __builtin_fmaf(factor, b[d * ldb + j], sum[r][j]);
       }
@@ -70,17 +77,17 @@ constexpr int kVectors = 2;
 constexpr int kWide = kVectors * kVectorWidth;
 
 template <int kRows>
-void product_rows(int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b,
-                  int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+void product_rows(int64_t columns, int64_t depth, const Left& a, const float* b, int64_t ldb,
+                  float* c, int64_t ldc, bool accumulate) {
   int64_t j = 0;
   for (; j + kWide <= columns; j += kWide) {
-    product_block<kRows, kVectors>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    product_block<kRows, kVectors>(depth, a, b + j, ldb, c + j, ldc, accumulate);
   }
   for (; j + 8 <= columns; j += 8) {
-    product_edge<kRows, 8>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    product_edge<kRows, 8>(depth, a, b + j, ldb, c + j, ldc, accumulate);
   }
   for (; j < columns; ++j) {
-    product_edge<kRows, 1>(depth, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    product_edge<kRows, 1>(depth, a, b + j, ldb, c + j, ldc, accumulate);
   }
 }
 
@@ -94,9 +101,8 @@ enum class Causal {
 };
 
 template <int kRows>
-void product_strip(int64_t r, int64_t columns, int64_t depth, const float* a, int64_t lda,
-                   const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
-                   Causal causal, int64_t diagonal) {
+void product_strip(int64_t r, int64_t columns, int64_t depth, Left a, const float* b, int64_t ldb,
+                   float* c, int64_t ldc, bool accumulate, Causal causal, int64_t diagonal) {
   const int64_t seen = std::max<int64_t>(0, r + kRows + diagonal);
   if (causal == Causal::kColumns) {
     columns = std::min(columns, (seen + kWide - 1) / kWide * kWide);
@@ -104,29 +110,37 @@ void product_strip(int64_t r, int64_t columns, int64_t depth, const float* a, in
     depth = std::min(depth, seen);
   } else if (causal == Causal::kTransposed) {
     const int64_t first = std::min(depth, std::max<int64_t>(0, r - diagonal));
-    a += first;
+    a.data += first * a.column;
     b += first * ldb;
     depth -= first;
   }
-  product_rows<kRows>(columns, depth, a + r * lda, lda, b, ldb, c + r * ldc, ldc, accumulate);
+  a.data += r * a.row;
+  product_rows<kRows>(columns, depth, a, b, ldb, c + r * ldc, ldc, accumulate);
 }
 
 // C[rows, columns] (+)= A[rows, depth] B[depth, columns].
-void product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda,
-             const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
-             Causal causal = Causal::kAll, int64_t diagonal = 0) {
+void product(int64_t rows, int64_t columns, int64_t depth, const Left& a, const float* b,
+             int64_t ldb, float* c, int64_t ldc, bool accumulate, Causal causal = Causal::kAll,
+             int64_t diagonal = 0) {
   int64_t r = 0;
   for (; r + 4 <= rows; r += 4) {
-    product_strip<4>(r, columns, depth, a, lda, b, ldb, c, ldc, accumulate, causal, diagonal);
+    product_strip<4>(r, columns, depth, a, b, ldb, c, ldc, accumulate, causal, diagonal);
   }
   for (; r < rows; ++r) {
-    product_strip<1>(r, columns, depth, a, lda, b, ldb, c, ldc, accumulate, causal, diagonal);
+    product_strip<1>(r, columns, depth, a, b, ldb, c, ldc, accumulate, causal, diagonal);
   }
 }
 
 // to[column][row] = from[row][column]; `to` has kTile columns.
 void transpose(int64_t rows, int64_t columns, const float* from, int64_t stride, float* to) {
-  for (int64_t r = 0; r < rows; ++r) {
+  constexpr int64_t kTogether = 8;  // stores side by side
+  int64_t r = 0;
+  for (; r + kTogether <= rows; r += kTogether) {
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t i = 0; i < kTogether; ++i) to[c * kTile + r + i] = from[(r + i) * stride + c];
+    }
+  }
+  for (; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) to[c * kTile + r] = from[r * stride + c];
   }
 }
@@ -207,8 +221,8 @@ void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, co
       const int64_t count = std::min(kTile, seen - k0);
       const int64_t diagonal = tile.past + q0 - k0;
       transpose(count, d, k + k0 * kv_stride, kv_stride, work.keys);
-      product(rows, count, d, q + q0 * q_stride, q_stride, work.keys, kTile, work.scores, kTile,
-              false, Causal::kColumns, diagonal);
+      product(rows, count, d, {q + q0 * q_stride, q_stride, 1}, work.keys, kTile, work.scores,
+              kTile, false, Causal::kColumns, diagonal);
       mask_and_scale(tile, rows, count, diagonal, work.scores);
       for (int64_t i = 0; i < rows; ++i) {
         online_softmax(work, i, count, o + (q0 + i) * o_stride, d);
@@ -218,8 +232,8 @@ void attention_forward(const AttentionTile& tile, int64_t begin, int64_t end, co
           }
         }
       }
-      product(rows, d, count, work.scores, kTile, v + k0 * kv_stride, kv_stride, o + q0 * o_stride,
-              o_stride, true, Causal::kDepth, diagonal);
+      product(rows, d, count, {work.scores, kTile, 1}, v + k0 * kv_stride, kv_stride,
+              o + q0 * o_stride, o_stride, true, Causal::kDepth, diagonal);
     }
     for (int64_t i = 0; i < rows; ++i) {
       const float inverse = 1.0F / work.sum[i];
@@ -259,7 +273,7 @@ void attention_decode(const AttentionTile& tile, int64_t heads, const float* q, 
                   });
       most[head] = now;
       for (int64_t i = 0; i < d; ++i) out[i] *= shrink;
-      product(1, d, count, weights, kTile, v + k0 * kv_stride, kv_stride, out, d, true);
+      product(1, d, count, {weights, kTile, 1}, v + k0 * kv_stride, kv_stride, out, d, true);
     }
   }
   for (int64_t head = 0; head < heads; ++head) {
@@ -275,7 +289,6 @@ struct BackwardTile {
   float values[kMaxHeadDim * kTile];  // transposed
   float weights[kTile * kTile];       // probabilities
   float slopes[kTile * kTile];        // gradients of the probabilities, then of the scores
-  float turned[kTile * kTile];        // either of them, transposed
 };
 
 // slopes = weights * (slopes - delta) * scale, with dropout in between; weights then hold what the
@@ -324,19 +337,17 @@ void attention_backward(const AttentionTile& tile, const float* q, int64_t q_str
         delta[i] = sum_over<float>(d, [=](int64_t j) { return left[j] * right[j]; });
       }
       const int64_t diagonal = tile.past + q0 - k0;
-      product(rows, count, d, q + q0 * q_stride, q_stride, work.keys, kTile, work.weights, kTile,
-              false, Causal::kColumns, diagonal);
+      product(rows, count, d, {q + q0 * q_stride, q_stride, 1}, work.keys, kTile, work.weights,
+              kTile, false, Causal::kColumns, diagonal);
       mask_and_scale(tile, rows, count, diagonal, work.weights);
-      product(rows, count, d, dout + q0 * o_stride, o_stride, work.values, kTile, work.slopes,
+      product(rows, count, d, {dout + q0 * o_stride, o_stride, 1}, work.values, kTile, work.slopes,
               kTile, false, Causal::kColumns, diagonal);
       score_gradients(tile, work, q0, rows, k0, count, lse, delta);
-      transpose(rows, count, work.weights, kTile, work.turned);
-      product(count, d, rows, work.turned, kTile, dout + q0 * o_stride, o_stride,
+      product(count, d, rows, {work.weights, 1, kTile}, dout + q0 * o_stride, o_stride,
               dv + k0 * dkv_stride, dkv_stride, true, Causal::kTransposed, diagonal);
-      transpose(rows, count, work.slopes, kTile, work.turned);
-      product(count, d, rows, work.turned, kTile, q + q0 * q_stride, q_stride, dk + k0 * dkv_stride,
-              dkv_stride, true, Causal::kTransposed, diagonal);
-      product(rows, d, count, work.slopes, kTile, k + k0 * kv_stride, kv_stride,
+      product(count, d, rows, {work.slopes, 1, kTile}, q + q0 * q_stride, q_stride,
+              dk + k0 * dkv_stride, dkv_stride, true, Causal::kTransposed, diagonal);
+      product(rows, d, count, {work.slopes, kTile, 1}, k + k0 * kv_stride, kv_stride,
               dq + q0 * dq_stride, dq_stride, true, Causal::kDepth, diagonal);
     }
   }
