@@ -98,7 +98,7 @@ MachineRates measure_rates(int threads) {
       for (int64_t i = begin; i < end; ++i) y[i] += x[i];
     });
   });
-  const MachineRates rates{gemm, bf16, 12.0 * kElements / add, "measured"};
+  MachineRates rates{gemm, bf16, 12.0 * kElements / add, "measured"};
   const fs::path path = cache_path();
   std::error_code code;
   fs::create_directories(path.parent_path(), code);

@@ -15,7 +15,7 @@ namespace {
 
 // Tiles of C: small enough for several threads, large enough that oneDNN's packing of A and B does
 // not show (measured on 256 to 512 tokens).
-constexpr int64_t kTileElements = 384 * 1024;
+constexpr int64_t kTileElements = int64_t{384} * 1024;
 constexpr int64_t kMaxTileColumns = 2048;
 constexpr int64_t kMaxSlots = 64;    // tiles of B that are rounded at a time
 constexpr int64_t kMaxPanel = 4096;  // rows of k that a tile holds

@@ -74,7 +74,7 @@ constexpr int kVectors = 4;  // 4 rows of them leave half of the 32 registers
 #else
 constexpr int kVectors = 2;
 #endif
-constexpr int kWide = kVectors * kVectorWidth;
+constexpr int64_t kWide = kVectors * kVectorWidth;
 
 template <int kRows>
 void product_rows(int64_t columns, int64_t depth, const Left& a, const float* b, int64_t ldb,

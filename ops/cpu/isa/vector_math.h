@@ -27,7 +27,7 @@ inline void store(float* to, Vector x) { _mm256_storeu_ps(to, x); }
 inline Vector spread(float x) { return _mm256_set1_ps(x); }
 inline Vector fused(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 #endif
-constexpr int kVectorWidth = sizeof(Vector) / sizeof(float);
+constexpr int64_t kVectorWidth = sizeof(Vector) / sizeof(float);
 
 // exp(x) within 2 ulp: x = n ln 2 + r, a polynomial in r, the exponent put in as bits; 0 below the
 // smallest normal number, inf above the largest.
