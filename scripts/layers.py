@@ -14,10 +14,9 @@ LAYERS = [
     ["core"],
     ["device"],
     ["io", "ops", "graph"],
-    ["models", "planner", "offload"],
-    ["chunk_manager"],
+    ["models", "planner"],
     ["runtime"],
-    ["apps", "benchmarks"],
+    ["apps"],
 ]
 # What a folder may not include although its layer would allow it.
 FORBIDDEN = {"graph": {"device"}, "planner": {"device"}, "models": {"device"}, "io": {"device"}}
