@@ -22,6 +22,7 @@ build: packages
 bench: build
 	@scripts/make_venv.sh test
 	@.venv/bin/python benchmarks/run.py
+	@.venv/bin/python benchmarks/memory.py
 
 lint: build
 	@scripts/make_venv.sh test

@@ -16,10 +16,13 @@ struct BenchOptions {
   bool json = false;
   int threads = 0;      // 0: all
   int64_t repeats = 5;  // the best of
-  std::string model;    // gemm, step: a model folder; empty: GPT-2 124M and SmolLM2-135M
+  // gemm, step, memory: a model folder; empty: GPT-2 124M and SmolLM2-135M (memory: the latter)
+  std::string model;
   int64_t batch_size = 0;
   int64_t sequence_length = 0;
-  std::string tune;  // gemm: the file of rules to write
+  int64_t steps = 5;   // memory: measured ones at a budget
+  int64_t points = 8;  // memory: budgets
+  std::string tune;    // gemm: the file of rules to write
 };
 
 struct BenchResult {
@@ -38,12 +41,17 @@ struct BenchCase {
   std::string config_json;
   int64_t batch;
   int64_t sequence;
+  int64_t block_rows;  // of the vocabulary that the head takes at a time; 0: all
 };
 std::vector<BenchCase> bench_cases(const BenchOptions& options);
 
 std::vector<BenchResult> bench_gemm(const BenchOptions& options);
 std::vector<BenchResult> bench_adam(const BenchOptions& options);
 std::vector<BenchResult> bench_step(const BenchOptions& options);
+std::vector<BenchResult> bench_link(const BenchOptions& options);
+// Whole steps under device budgets from all that they need down to the smallest, each beside the
+// speed without a limit; `repeats` rounds over all of them.
+std::vector<BenchResult> bench_memory(const BenchOptions& options);
 // Measures every shape of the cases under every rule of a small grid and writes the best.
 void tune_gemm(const BenchOptions& options);
 

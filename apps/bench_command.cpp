@@ -1,7 +1,7 @@
 // bench: runs one benchmark and prints it.
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <map>
 
 #include "apps/bench.h"
 #include "apps/commands.h"
@@ -27,6 +27,22 @@ void print_table(const std::vector<BenchResult>& results) {
   }
 }
 
+using Benchmark = std::vector<BenchResult> (*)(const BenchOptions&);
+
+Benchmark benchmark_named(const std::string& name) {
+  const std::map<std::string, Benchmark> known{{"gemm", bench_gemm},
+                                               {"adam", bench_adam},
+                                               {"step", bench_step},
+                                               {"link", bench_link},
+                                               {"memory", bench_memory}};
+  const auto found = known.find(name);
+  if (found != known.end()) return found->second;
+  const bool later = name == "disk" || name == "codec";
+  throw Error(ErrorKind::kBadInput, (later ? "bench " + name + " is not in this version"
+                                           : "there is no benchmark \"" + name + "\"") +
+                                        "; there are gemm, adam, step, link and memory");
+}
+
 }  // namespace
 
 std::vector<BenchCase> bench_cases(const BenchOptions& options) {
@@ -35,12 +51,12 @@ std::vector<BenchCase> bench_cases(const BenchOptions& options) {
   };
   if (!options.model.empty()) {
     return {{options.model, read_text_file(options.model + "/config.json"),
-             or_default(options.batch_size, 4), or_default(options.sequence_length, 256)}};
+             or_default(options.batch_size, 4), or_default(options.sequence_length, 256), 0}};
   }
   return {{"gpt2-124m", kGpt2, or_default(options.batch_size, 4),
-           or_default(options.sequence_length, 64)},
+           or_default(options.sequence_length, 64), 3072},
           {"smollm2-135m", kSmolLm2, or_default(options.batch_size, 2),
-           or_default(options.sequence_length, 256)}};
+           or_default(options.sequence_length, 256), 6144}};
 }
 
 int bench(const std::string& name, const BenchOptions& options) {
@@ -48,23 +64,11 @@ int bench(const std::string& name, const BenchOptions& options) {
     throw Error(ErrorKind::kBadInput, "--tune belongs to bench gemm");
   }
   std::vector<BenchResult> results;
-  if (name == "gemm" && !options.tune.empty()) {
+  if (!options.tune.empty()) {
     tune_gemm(options);
     return 0;
   }
-  if (name == "gemm") {
-    results = bench_gemm(options);
-  } else if (name == "adam") {
-    results = bench_adam(options);
-  } else if (name == "step") {
-    results = bench_step(options);
-  } else {
-    const std::vector<std::string> later{"link", "disk", "memory", "codec"};
-    const bool known = std::find(later.begin(), later.end(), name) != later.end();
-    throw Error(ErrorKind::kBadInput,
-                known ? "bench " + name + " is not in this version; there are gemm, adam and step"
-                      : "there is no benchmark \"" + name + "\"; there are gemm, adam and step");
-  }
+  results = benchmark_named(name)(options);
   if (!options.json) {
     print_table(results);
     return 0;

@@ -31,8 +31,8 @@ struct LessShape {
 };
 using ShapeCounts = std::map<GemmShape, int, LessShape>;
 
-// How often each shape occurs in a step.
-ShapeCounts shapes_of(const BenchCase& which) {
+// How often each shape occurs in a step whose head takes its weight in blocks of rows (0: whole).
+ShapeCounts shapes_of(const BenchCase& which, int64_t block_rows) {
   TrainConfig config;
   config.batch_size = which.batch;
   const Program program =
@@ -41,7 +41,8 @@ ShapeCounts shapes_of(const BenchCase& which) {
   for (const Step& step : program.steps) {
     std::vector<Shape> inputs;
     for (const ValueId id : step.node.inputs) inputs.push_back(program.value(id).shape);
-    for (const GemmShape& shape : ops::cpu::gemms_of(step.node.op, step.node.params, inputs)) {
+    for (const GemmShape& shape :
+         ops::cpu::gemms_of(step.node.op, step.node.params, inputs, block_rows)) {
       ++counts[shape];
     }
   }
@@ -89,7 +90,7 @@ std::vector<BenchResult> bench_gemm(const BenchOptions& options) {
     double ours_total = 0;
     double best_total = 0;
     double total_flops = 0;
-    for (const auto& entry : shapes_of(which)) {
+    for (const auto& entry : shapes_of(which, which.block_rows)) {
       const GemmShape& shape = entry.first;
       const int count = entry.second;
       Operands at(shape);
@@ -140,7 +141,10 @@ void tune_gemm(const BenchOptions& options) {
   const std::string set = ops::instruction_set();
   const std::string marker = set == "avx512" ? "Isa::kAvx512" : "Isa::kAvx2";
   ShapeCounts shapes;
-  for (const BenchCase& which : bench_cases(options)) shapes.merge(shapes_of(which));
+  for (const BenchCase& which : bench_cases(options)) {
+    shapes.merge(shapes_of(which, which.block_rows));
+    shapes.merge(shapes_of(which, 0));
+  }
   std::string rows;
   for (const auto& entry : shapes) {
     const GemmShape& shape = entry.first;

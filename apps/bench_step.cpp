@@ -1,17 +1,13 @@
 // bench adam and bench step: the optimizer beside a plain loop over the same streams, and whole
 // training steps beside the bound that GEMMs and memory set.
-#include <unistd.h>
-
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 
 #include "apps/bench.h"
-#include "core/philox.h"
+#include "apps/bench_case.h"
 #include "device/stream.h"
 #include "device/thread_pool.h"
 #include "device/tier.h"
-#include "io/file.h"
 #include "ops/ops.h"
 #include "runtime/trainer.h"
 
@@ -60,35 +56,6 @@ void fill(ThreadPool& pool, const Streams& streams) {
       std::fill(data + begin, data + end, 0.001F * static_cast<float>(which + 1));
     });
   }
-}
-
-// A model folder with nothing but a config.json, removed at the end.
-class ConfigFolder {
- public:
-  explicit ConfigFolder(const std::string& json)
-      : path_(std::filesystem::temp_directory_path() /
-              ("hetmem-bench-" + std::to_string(getpid()))) {
-    std::filesystem::create_directories(path_);
-    write_text_file(path_.string() + "/config.json", json);
-  }
-  ~ConfigFolder() {
-    std::error_code code;
-    std::filesystem::remove_all(path_, code);
-  }
-  ConfigFolder(const ConfigFolder&) = delete;
-  ConfigFolder& operator=(const ConfigFolder&) = delete;
-  std::string path() const { return path_.string(); }
-
- private:
-  std::filesystem::path path_;
-};
-
-std::vector<int32_t> random_tokens(int64_t count, int64_t vocabulary) {
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    tokens[i] = static_cast<int32_t>(philox(1, 0, i)[0] % static_cast<uint32_t>(vocabulary));
-  }
-  return tokens;
 }
 
 }  // namespace

@@ -18,8 +18,12 @@ int train(const TrainConfig& config);
 struct PlanOutput {
   bool json = false;
   bool dump_program = false;
+  std::string from_trace;     // a file that `train` wrote
+  std::string compare_trace;  // another one
 };
 int plan(const TrainConfig& config, const PlanOutput& output);
+// From a trace instead of a model; `values` may hold budgets, which are else those of the run.
+int plan_from_trace(const OptionValues& values, const PlanOutput& output);
 
 struct GenerateConfig {
   std::string model;

@@ -7,18 +7,27 @@
 
 #include "apps/commands.h"
 #include "core/byte_size.h"
+#include "core/error.h"
 #include "device/thread_pool.h"
 #include "device/tier.h"
 #include "graph/compile.h"
 #include "ops/ops.h"
+#include "runtime/machine.h"
 #include "runtime/plan_report.h"
 #include "runtime/program.h"
+#include "runtime/trace_comparison.h"
+#include "runtime/trace_file.h"
 #include "runtime/trainer.h"
 
 namespace hetmem::apps {
 namespace {
 
 constexpr int kDoesNotFitCode = 3;
+
+int print_plan(const PlanReport& report, bool json) {
+  fmt::print("{}{}", json ? to_json(report) : to_text(report), json ? "\n" : "");
+  return report.fits ? 0 : kDoesNotFitCode;
+}
 
 }  // namespace
 
@@ -41,9 +50,30 @@ int plan(const TrainConfig& config, const PlanOutput& output) {
     fmt::print("{}", text.str());
     return 0;
   }
-  const PlanReport report = make_plan(config);
-  fmt::print("{}{}", output.json ? to_json(report) : to_text(report), output.json ? "\n" : "");
-  return report.fits ? 0 : kDoesNotFitCode;
+  return print_plan(make_plan(config), output.json);
+}
+
+int plan_from_trace(const OptionValues& values, const PlanOutput& output) {
+  for (const auto& [given, texts] : values) {
+    const std::string name = canonical_option(given);
+    if (name == "device-memory" || name == "host-memory") continue;
+    throw Error(ErrorKind::kBadInput, "--" + name +
+                                          " says nothing beside --from-trace: the trace holds the "
+                                          "step; only --device-memory and --host-memory do");
+  }
+  const TraceRecord record = read_trace(output.from_trace);
+  if (!output.compare_trace.empty()) {
+    const TraceComparison comparison = compare(record, read_trace(output.compare_trace));
+    fmt::print("{}{}", output.json ? to_json(comparison) : to_text(comparison),
+               output.json ? "\n" : "");
+    return 0;
+  }
+  const TrainConfig config = resolve_options(train_options(), values);
+  TierBudgets budgets = record.budgets;
+  if (config.device_memory != kAutoBytes) budgets.device = config.device_memory;
+  if (config.host_memory != kAutoBytes) budgets.host = config.host_memory;
+  return print_plan(report_of(plan_trace(record, budgets), record.figures, record.rates),
+                    output.json);
 }
 
 int doctor(bool json, bool measure) {
@@ -60,6 +90,8 @@ int doctor(bool json, bool measure) {
                                          {{"gemm_flops", rates.gemm_flops},
                                           {"bf16_flops", rates.bf16_flops},
                                           {"memory_bandwidth", rates.memory_bandwidth},
+                                          {"to_device", rates.copies.to_device},
+                                          {"to_host", rates.copies.to_host},
                                           {"from", rates.source}}}};
     fmt::print("{}\n", object.dump());
     return 0;
@@ -69,8 +101,10 @@ int doctor(bool json, bool measure) {
              ops::has_native_bf16() ? ", bf16 in hardware" : "");
   fmt::print("memory         {} available\n", format_byte_size(available_memory()));
   fmt::print("GPU            not used in this version\n");
-  fmt::print("rates          {:.0f} GFLOP/s, {:.1f} GB/s ({})\n", rates.gemm_flops * 1e-9,
+  fmt::print("rates          {:.0f} GFLOP/s, memory {:.1f} GB/s ({})\n", rates.gemm_flops * 1e-9,
              rates.memory_bandwidth * 1e-9, rates.source);
+  fmt::print("link           {:.1f} GB/s to the device, {:.1f} GB/s to the host ({})\n",
+             rates.copies.to_device * 1e-9, rates.copies.to_host * 1e-9, rates.source);
   return 0;
 }
 

@@ -148,19 +148,28 @@ CLI::App* add_tokenize(CLI::App& app, TokenizeOptions& options) {
 CLI::App* add_bench(CLI::App& app, std::string& name, BenchOptions& options) {
   CLI::App* command = app.add_subcommand("bench", "measure one thing beside its reference");
   const CLI::Range at_least_one(int64_t{1}, int64_t{1} << 30);
-  command->add_option("name", name, "gemm, adam or step")->required();
+  command->add_option("name", name, "gemm, adam, step, link or memory")->required();
   command->add_flag("--json", options.json, "one JSON object");
   command->add_option("--threads", options.threads, "[all]")->type_name("N")->check(at_least_one);
-  command->add_option("--repeats", options.repeats, "the best of N [5]")
+  command
+      ->add_option("--repeats", options.repeats,
+                   "the best of N; memory: rounds over all budgets [5]")
       ->type_name("N")
       ->check(at_least_one);
-  command->add_option("--model", options.model, "gemm, step: a model folder")->type_name("DIR");
-  command->add_option("--batch-size", options.batch_size, "gemm, step")
+  command->add_option("--model", options.model, "gemm, step, memory: a model folder")
+      ->type_name("DIR");
+  command->add_option("--batch-size", options.batch_size, "gemm, step, memory")
       ->type_name("N")
       ->check(at_least_one);
-  command->add_option("--sequence-length", options.sequence_length, "gemm, step")
+  command->add_option("--sequence-length", options.sequence_length, "gemm, step, memory")
       ->type_name("N")
       ->check(at_least_one);
+  command->add_option("--steps", options.steps, "memory: steps measured at a budget, after two [5]")
+      ->type_name("N")
+      ->check(at_least_one);
+  command->add_option("--points", options.points, "memory: device budgets that are tried [8]")
+      ->type_name("N")
+      ->check(CLI::Range(4, 100));
   command->add_option("--tune", options.tune, "gemm: write the best rules to a file")
       ->type_name("FILE");
   add_config_file(*command);
@@ -182,6 +191,17 @@ int run(int argc, char** argv) {
   PlanOutput plan_output;
   plan_command->add_flag("--json", plan_output.json, "one JSON object");
   plan_command->add_flag("--dump-program", plan_output.dump_program, "print the ops of a step");
+  CLI::Option* from_trace =
+      plan_command
+          ->add_option("--from-trace", plan_output.from_trace,
+                       "plan from the times that a run measured (its access_trace.json), without "
+                       "its model; budgets default to the run's")
+          ->type_name("FILE");
+  plan_command
+      ->add_option("--compare-trace", plan_output.compare_trace,
+                   "say how the times of another trace differ")
+      ->type_name("FILE")
+      ->needs(from_trace);
   CLI::App* generate_command = app.add_subcommand("generate", "continue a text");
   const TableOptions generate_table(*generate_command, generate_options());
   CLI::App* export_command =
@@ -212,6 +232,9 @@ int run(int argc, char** argv) {
     throw Error(ErrorKind::kBadInput, std::string(error.what()) + "; --help lists the options");
   }
   if (train_command->parsed()) return train(resolve_config(train_table.values()));
+  if (plan_command->parsed() && !plan_output.from_trace.empty()) {
+    return plan_from_trace(plan_table.values(), plan_output);
+  }
   if (plan_command->parsed()) return plan(resolve_config(plan_table.values()), plan_output);
   if (tokenize_command->parsed()) return tokenize(tokenize_options);
   if (generate_command->parsed()) {

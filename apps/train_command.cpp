@@ -73,18 +73,26 @@ class Printer {
   double mean_ = 0;
 };
 
-void print_memory(const RunResult& result) {
-  fmt::print("\n{:<26}{:>14}\n", "device memory", "peak");
+void print_tier(const char* name, const TierPlan& plan, const TierUse& use) {
+  if (plan.peak == 0 && use.peak == 0) return;
+  fmt::print("\n  {:<26}{:>14}{:>14}\n", fmt::format("{} memory", name), "planned", "measured");
   for (int kind = 0; kind < kMemoryKinds; ++kind) {
-    const int64_t bytes = result.device.by_kind[static_cast<size_t>(kind)];
-    if (bytes == 0) continue;
-    std::string name(name_of(static_cast<MemoryKind>(kind)));
-    std::replace(name.begin(), name.end(), '_', ' ');
-    fmt::print("  {:<24}{:>14}\n", name, format_byte_size(bytes));
+    const auto index = static_cast<size_t>(kind);
+    if (plan.by_kind[index] == 0 && use.by_kind[index] == 0) continue;
+    fmt::print("  {:<26}{:>14}{:>14}\n", "  " + readable_name(static_cast<MemoryKind>(kind)),
+               format_byte_size(plan.by_kind[index]), format_byte_size(use.by_kind[index]));
   }
-  fmt::print("  {:<24}{:>14}\n  {:<24}{:>14}\n", "all", format_byte_size(result.device.peak),
-             "budget", format_byte_size(result.device.budget));
-  fmt::print("{:<26}{:>14}\n", "process, resident", format_byte_size(peak_resident_bytes()));
+  fmt::print("  {:<26}{:>14}{:>14}\n", "  peak", format_byte_size(plan.peak),
+             format_byte_size(use.peak));
+  fmt::print("  {:<26}{:>14}{:>14}\n", "  pages touched", "", format_byte_size(use.touched));
+  fmt::print("  {:<26}{:>14}\n", "  budget", format_byte_size(use.budget));
+}
+
+void print_memory(const RunResult& result) {
+  print_tier("device", result.plan.device, result.device);
+  print_tier("host", result.plan.host, result.host);
+  fmt::print("\n  {:<26}{:>14}{:>14}\n", "process, resident", "",
+             format_byte_size(peak_resident_bytes()));
 }
 
 }  // namespace

@@ -116,6 +116,26 @@ struct OpRuntime {
   uint64_t random_key = 0;  // seed, step and micro-batch, mixed
 };
 
+// Which part of a call an op runs where its weight comes in blocks of rows (embedding tables, the
+// head). The default is the whole op.
+enum class HeadStage : uint8_t {
+  kLogits,     // of the tokens, for a block of words; no dw
+  kLoss,       // of the tokens, over all words; neither w nor dw
+  kGradients,  // dx of the tokens, then dw of the block, which may lie where w does
+};
+// In a partial call the weight (input 1 of kEmbedding and of the heads) and its gradient (output 0
+// of kEmbeddingBackward, output 2 of kHeadLossTrain) are views of the block's rows; the other
+// operands are whole. Parts run in the order of ops::parts() and share one workspace, which holds
+// the logits between the stages. An operand that a stage does not need may be an empty view.
+struct OpPart {
+  int64_t first_row = 0;    // of the whole weight: the block is [first_row, first_row + rows)
+  int64_t rows = 0;         // 0: the whole op, every operand whole
+  int64_t weight_rows = 0;  // of the whole weight
+  int64_t first_token = 0;  // head: rows of x, [first_token, first_token + tokens)
+  int64_t tokens = 0;
+  HeadStage stage = HeadStage::kLogits;
+};
+
 // One op with its operands: views in the order above, workspace of ops::workspace_bytes.
 struct OpCall {
   OpKind kind = OpKind::kAdd;
@@ -124,6 +144,7 @@ struct OpCall {
   std::vector<TensorView> outputs;
   TensorView workspace;  // uint8, 64-byte aligned, or empty
   OpRuntime runtime;
+  OpPart part;
 };
 
 // "linear_backward_input"

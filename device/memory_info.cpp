@@ -1,10 +1,15 @@
 // What the operating system says of memory: free bytes under control-group limits, resident set.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
 #include <sstream>
 #include <string>
+#include <vector>
 
+#include "core/error.h"
 #include "device/tier.h"
 
 namespace hetmem {
@@ -43,9 +48,65 @@ int64_t read_stat(const std::string& path, const std::string& key) {
   return 0;
 }
 
-// What the limit of one control-group folder leaves.
+// A mounted control-group file system that limits memory.
+struct GroupMount {
+  std::string group;   // the group that its root shows: "/", or a container's own
+  std::string folder;  // where it is mounted
+  bool version2;
+};
+
+bool has_item(const std::string& list, const std::string& item) {
+  std::istringstream items(list);
+  std::string found;
+  while (std::getline(items, found, ',')) {
+    if (found == item) return true;
+  }
+  return false;
+}
+
+// "35 31 0:32 /group /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory"; between the
+// mount's options and the dash there may be more fields.
+std::vector<GroupMount> group_mounts(const std::string& root) {
+  std::vector<GroupMount> mounts;
+  std::ifstream file(root + "/proc/self/mountinfo");
+  std::string line;
+  while (std::getline(file, line)) {
+    const auto dash = line.find(" - ");
+    if (dash == std::string::npos) continue;
+    std::istringstream left(line);
+    std::istringstream right(line.substr(dash + 3));
+    std::string id, parent, device, group, folder, type, source, options;
+    left >> id >> parent >> device >> group >> folder;
+    right >> type >> source >> options;
+    const bool version2 = type == "cgroup2";
+    if (!version2 && (type != "cgroup" || !has_item(options, "memory"))) continue;
+    mounts.push_back({group, root + folder, version2});
+  }
+  return mounts;
+}
+
+// The group of this process as /proc/self/cgroup gives it, "0::/group" (v2) or "4:memory:/group"
+// (v1); empty where there is none.
+std::string own_group(const std::string& root, bool version2) {
+  std::ifstream groups(root + "/proc/self/cgroup");
+  std::string line;
+  while (std::getline(groups, line)) {
+    const auto first = line.find(':');
+    const auto second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    if (version2 ? controllers.empty() : has_item(controllers, "memory")) {
+      return line.substr(second + 1);
+    }
+  }
+  return "";
+}
+
+// What the limits of one group leave, page cache that is given back under pressure not counted.
 int64_t headroom(const std::string& folder, bool version2) {
-  const int64_t limit = read_number(folder + (version2 ? "/memory.max" : "/memory.limit_in_bytes"));
+  const int64_t limit =
+      version2 ? std::min(read_number(folder + "/memory.max"), read_number(folder + "/memory.high"))
+               : read_number(folder + "/memory.limit_in_bytes");
   const int64_t used =
       read_number(folder + (version2 ? "/memory.current" : "/memory.usage_in_bytes"));
   if (limit == kUnlimited || used == kUnlimited) return kUnlimited;
@@ -54,36 +115,54 @@ int64_t headroom(const std::string& folder, bool version2) {
   return std::max<int64_t>(0, limit - std::max<int64_t>(0, used - cache));
 }
 
-// The tightest limit along the path of this process's group, from its own folder to the root.
-int64_t control_group_headroom() {
+// The tightest along the path from the process's own group to the root of the mount.
+int64_t headroom_of_path(const GroupMount& mount, std::string group) {
+  // A container may see its own group as the root of the mount, and its path from the machine's.
+  const std::string& shown = mount.group;
+  const bool below =
+      group.rfind(shown, 0) == 0 && (group.size() == shown.size() || group[shown.size()] == '/');
+  if (shown != "/" && below) group.erase(0, shown.size());
   int64_t least = kUnlimited;
-  std::ifstream groups("/proc/self/cgroup");
-  std::string line;
-  while (std::getline(groups, line)) {  // "0::/path" (v2) or "4:memory:/path" (v1)
-    const auto first = line.find(':');
-    const auto second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const bool version2 = controllers.empty();
-    if (!version2 && controllers.find("memory") == std::string::npos) continue;
-    const std::string root = version2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
-    std::string path = line.substr(second + 1);
-    while (true) {
-      least = std::min(least, headroom(root + path, version2));
-      if (path.empty()) break;
-      path.resize(std::min(path.size() - 1, path.find_last_of('/')));
-    }
+  while (true) {
+    least = std::min(least, headroom(mount.folder + group, mount.version2));
+    if (group.empty()) return least;
+    group.resize(std::min(group.size() - 1, group.find_last_of('/')));
+  }
+}
+
+int64_t control_group_headroom(const std::string& root) {
+  int64_t least = kUnlimited;
+  for (const GroupMount& mount : group_mounts(root)) {
+    least = std::min(least, headroom_of_path(mount, own_group(root, mount.version2)));
   }
   return least;
 }
 
 }  // namespace
 
-int64_t available_memory() {
-  return std::min(read_kib_field("/proc/meminfo", "MemAvailable:"), control_group_headroom());
+int64_t available_memory(const std::string& root) {
+  return std::min(read_kib_field(root + "/proc/meminfo", "MemAvailable:"),
+                  control_group_headroom(root));
 }
 
 int64_t resident_bytes() { return read_kib_field("/proc/self/status", "VmRSS:"); }
 int64_t peak_resident_bytes() { return read_kib_field("/proc/self/status", "VmHWM:"); }
+
+int64_t touched_bytes(const void* memory, int64_t bytes) {
+  static const int64_t page = sysconf(_SC_PAGESIZE);
+  constexpr int64_t kPagesAtOnce = 1 << 16;
+  auto* at = static_cast<char*>(const_cast<void*>(memory));  // mincore() only looks
+  int64_t left = (bytes + page - 1) / page;
+  std::vector<unsigned char> present(static_cast<size_t>(std::min(left, kPagesAtOnce)));
+  int64_t touched = 0;
+  while (left > 0) {
+    const int64_t pages = std::min(left, kPagesAtOnce);
+    HETMEM_ASSERT(mincore(at, static_cast<size_t>(pages * page), present.data()) == 0);
+    for (int64_t i = 0; i < pages; ++i) touched += present[static_cast<size_t>(i)] & 1;
+    at += pages * page;
+    left -= pages;
+  }
+  return touched * page;
+}
 
 }  // namespace hetmem

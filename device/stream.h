@@ -15,6 +15,8 @@
 #include <memory>
 #include <string>
 
+#include "core/tensor_view.h"
+
 namespace hetmem {
 
 class ThreadPool;
@@ -37,29 +39,43 @@ class Event {
 
 enum class DeviceKind : uint8_t { kCpu, kCuda };
 
+enum class CopyDirection : uint8_t { kToDevice, kToHost, kWithin };
+constexpr int kCopyDirections = 3;
+
 class Stream {
  public:
   virtual ~Stream() = default;
   virtual DeviceKind kind() const = 0;
+  // Whose memory its kernels may touch: kHost for a host stream.
+  virtual MemorySpace space() const = 0;
   virtual Event record() = 0;
   virtual void wait(const Event& event) = 0;
   // Blocks until the stream is idle; rethrows the first error of its work.
   virtual void synchronize() = 0;
-  // Enqueues a copy of `bytes` between host and device memory, in whichever direction the pointers
-  // imply, or within one space.
-  virtual void copy(void* destination, const void* source, int64_t bytes) = 0;
+  // Enqueues a copy; `direction` says which spaces the pointers are in, and what its bytes count
+  // as.
+  virtual void copy(void* destination, const void* source, int64_t bytes,
+                    CopyDirection direction) = 0;
+  // Bytes that the copies of this stream have really moved so far.
+  virtual int64_t copied_bytes(CopyDirection direction) const = 0;
+  // Seconds for which the stream stood still in wait() because the event was not complete yet.
+  virtual double waited_seconds() const = 0;
 };
 
-// A queue of host functions on a thread of its own; kernels get the device's pool.
+// A queue with a thread of its own, on which copies run; kernels get the pool.
 class CpuStream final : public Stream {
  public:
-  CpuStream(std::string name, ThreadPool& pool);
+  CpuStream(std::string name, ThreadPool& pool, MemorySpace space = MemorySpace::kDevice);
   ~CpuStream() override;
   DeviceKind kind() const override { return DeviceKind::kCpu; }
+  MemorySpace space() const override;
   Event record() override;
   void wait(const Event& event) override;
   void synchronize() override;
-  void copy(void* destination, const void* source, int64_t bytes) override;
+  void copy(void* destination, const void* source, int64_t bytes, CopyDirection direction) override;
+  int64_t copied_bytes(CopyDirection direction) const override;
+  double waited_seconds() const override;
+  // A kernel on a device stream, host work on a host stream.
   void enqueue(std::function<void(ThreadPool&)> work);
   const std::string& name() const;
 

@@ -1,23 +1,12 @@
 #include "device/tier.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "core/byte_size.h"
 #include "core/error.h"
 
 namespace hetmem {
-
-std::string_view name_of(MemoryKind kind) {
-  static constexpr std::array<std::string_view, kMemoryKinds> kNames{
-      "weights", "gradients", "optimizer", "activations_saved", "activations_temporary",
-      "staging", "workspace"};
-  return kNames.at(static_cast<size_t>(kind));
-}
 
 Reservation::Reservation(Reservation&& other) noexcept
     : tier_(std::exchange(other.tier_, nullptr)),
@@ -49,7 +38,8 @@ Tier::Tier(std::string name, int64_t budget) : name_(std::move(name)), budget_(b
 Reservation Tier::reserve(int64_t bytes, MemoryKind kind) {
   HETMEM_ASSERT(bytes >= 0);
   const std::lock_guard lock(mutex_);
-  if (bytes > budget_ - used_) {
+  const bool told_to_fail = reservations_to_failure_ > 0 && --reservations_to_failure_ == 0;
+  if (told_to_fail || bytes > budget_ - used_) {
     throw Error(ErrorKind::kDoesNotFit, "needs " + format_byte_size(bytes) + " more " + name_ +
                                             " memory for " + std::string(name_of(kind)) + ", but " +
                                             format_byte_size(used_) + " of the budget of " +
@@ -70,6 +60,28 @@ void Tier::release(int64_t bytes, MemoryKind kind) {
   used_by_kind_[static_cast<size_t>(kind)] -= bytes;
 }
 
+void Tier::fail_reservation_after(int64_t n) {
+  HETMEM_ASSERT(n >= 0);
+  const std::lock_guard lock(mutex_);
+  reservations_to_failure_ = n;
+}
+
+int64_t Tier::budget() const {
+  const std::lock_guard lock(mutex_);
+  return budget_;
+}
+
+void Tier::set_budget(int64_t bytes) {
+  HETMEM_ASSERT(bytes >= 0);
+  const std::lock_guard lock(mutex_);
+  if (used_ > bytes) {
+    throw Error(ErrorKind::kDoesNotFit, "a budget of " + format_byte_size(bytes) + " of " + name_ +
+                                            " memory is less than the " + format_byte_size(used_) +
+                                            " that are taken; raise --" + name_ + "-memory");
+  }
+  budget_ = bytes;
+}
+
 int64_t Tier::used() const {
   const std::lock_guard lock(mutex_);
   return used_;
@@ -85,47 +97,27 @@ BytesByKind Tier::peak_by_kind() const {
   return peak_by_kind_;
 }
 
-int64_t total(const BytesByKind& bytes) {
-  return std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
+void Tier::reset_peak() {
+  const std::lock_guard lock(mutex_);
+  peak_ = used_;
+  peak_by_kind_ = used_by_kind_;
 }
 
-Buffer::Buffer(Tier& tier, int64_t bytes, MemoryKind kind, MemorySpace space)
-    : Buffer(
-          tier,
-          [&] {
-            BytesByKind by_kind{};
-            by_kind[static_cast<size_t>(kind)] = bytes;
-            return by_kind;
-          }(),
-          space) {}
-
-Buffer::Buffer(Tier& tier, const BytesByKind& bytes, MemorySpace space) : space_(space) {
-  for (int kind = 0; kind < kMemoryKinds; ++kind) {
-    const int64_t part = bytes[static_cast<size_t>(kind)];
-    if (part > 0) reservations_.push_back(tier.reserve(part, static_cast<MemoryKind>(kind)));
-  }
-  const int64_t size = total(bytes);
-  if (size == 0) return;
-  void* memory = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) {
-    throw Error(ErrorKind::kDoesNotFit, "the operating system refused " + format_byte_size(size) +
-                                            " of " + tier.name() + " memory; lower --" +
-                                            tier.name() + "-memory");
-  }
-  // Fewer TLB misses on the large streams of the optimizer; a hint, so failure does not matter.
-  madvise(memory, static_cast<size_t>(size), MADV_HUGEPAGE);
-  memory_ = std::unique_ptr<void, Unmap>(memory, Unmap{size});
+int64_t Tier::touched_bytes() const {
+  const std::lock_guard lock(mappings_mutex_);  // no mapping goes away meanwhile
+  int64_t touched = 0;
+  for (const auto& [memory, bytes] : mappings_) touched += hetmem::touched_bytes(memory, bytes);
+  return touched;
 }
 
-void Buffer::Unmap::operator()(void* memory) const noexcept {
-  munmap(memory, static_cast<size_t>(bytes));
+void Tier::add_mapping(const void* memory, int64_t bytes) {
+  const std::lock_guard lock(mappings_mutex_);
+  mappings_.emplace(memory, bytes);
 }
 
-TensorView Buffer::view(int64_t offset, DType dtype, const Shape& shape) const {
-  TensorView view(static_cast<char*>(data()) + offset, dtype, shape, space_);
-  HETMEM_ASSERT(offset >= 0 && offset + view.bytes() <= bytes());
-  return view;
+void Tier::remove_mapping(const void* memory) {
+  const std::lock_guard lock(mappings_mutex_);
+  mappings_.erase(memory);
 }
 
 }  // namespace hetmem

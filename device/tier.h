@@ -4,39 +4,23 @@
 //   Tier device("device", 1 << 30);
 //   Buffer pool(device, bytes, MemoryKind::kActivationsSaved, MemorySpace::kDevice);
 //
-// Tier is thread-safe and must outlive its reservations. Reservation and Buffer are move-only and
-// release in the destructor.
+// Tier is thread-safe, stays where it is and must outlive its reservations and buffers. Reservation
+// and Buffer are move-only and release in the destructor.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/memory_kind.h"
 #include "core/tensor_view.h"
 
 namespace hetmem {
-
-// What bytes are used for; the tags of reports and plans.
-enum class MemoryKind : uint8_t {
-  kWeights,
-  kGradients,
-  kOptimizer,
-  kActivationsSaved,
-  kActivationsTemporary,
-  kStaging,
-  kWorkspace,
-};
-constexpr int kMemoryKinds = static_cast<int>(MemoryKind::kWorkspace) + 1;
-// "weights", "activations_saved", ...
-std::string_view name_of(MemoryKind kind);
-
-// Bytes by kind.
-using BytesByKind = std::array<int64_t, kMemoryKinds>;
-int64_t total(const BytesByKind& bytes);
 
 class Tier;
 
@@ -61,18 +45,34 @@ class Reservation {
 class Tier {
  public:
   Tier(std::string name, int64_t budget);
+  Tier(const Tier&) = delete;
+  Tier& operator=(const Tier&) = delete;
   // Throws Error (kDoesNotFit) with what was asked, what is used and the budget.
   Reservation reserve(int64_t bytes, MemoryKind kind);
   const std::string& name() const { return name_; }
-  int64_t budget() const { return budget_; }
+  int64_t budget() const;
+  // Throws Error (kDoesNotFit) where more is in use, and changes nothing.
+  void set_budget(int64_t bytes);
   int64_t used() const;
-  // The most that was ever reserved at once, in all and (separately) by kind.
+  // The most that was reserved at once since the start or the last reset_peak(), in all and
+  // (separately) by kind.
   int64_t peak() const;
   BytesByKind peak_by_kind() const;
+  void reset_peak();
+  // Bytes of the pages of this tier's live Buffers that have been touched: what they add to the
+  // resident set.
+  int64_t touched_bytes() const;
+
+  // For tests: the n-th next reserve() (from 1) throws as if the budget were too small; the others
+  // do not. 0 takes that back.
+  void fail_reservation_after(int64_t n);
 
  private:
   friend class Reservation;
+  friend class Buffer;
   void release(int64_t bytes, MemoryKind kind);
+  void add_mapping(const void* memory, int64_t bytes);
+  void remove_mapping(const void* memory);
   std::string name_;
   int64_t budget_;
   mutable std::mutex mutex_;
@@ -80,9 +80,14 @@ class Tier {
   int64_t peak_ = 0;
   BytesByKind used_by_kind_{};
   BytesByKind peak_by_kind_{};
+  int64_t reservations_to_failure_ = 0;
+  mutable std::mutex mappings_mutex_;
+  std::map<const void*, int64_t> mappings_;  // memory of live Buffers, by address: bytes
 };
 
 // Page-aligned memory inside a reservation, zero-filled by the operating system on first touch.
+// From 2 MiB on it is aligned to 2 MiB and asks for huge pages, which never reach past its end.
+// Under the MemoryGuard, reading or writing it takes access to its space.
 class Buffer {
  public:
   Buffer() = default;
@@ -90,27 +95,37 @@ class Buffer {
   // One block for several kinds of use, reserved under each.
   Buffer(Tier& tier, const BytesByKind& bytes, MemorySpace space);
   Buffer(Buffer&&) noexcept = default;
-  Buffer& operator=(Buffer&&) noexcept = default;
+  Buffer& operator=(Buffer&& other) noexcept;
   void* data() const { return memory_.get(); }
-  int64_t bytes() const { return memory_.get_deleter().bytes; }
+  int64_t bytes() const { return memory_ ? memory_.get_deleter().bytes : 0; }
+  MemorySpace space() const { return space_; }
+  // Takes every page from the operating system now, so that the first use does not wait for them.
+  // Contents stay; to be called before others use the memory.
+  void populate();
+  // Bytes of the pages that have been touched, whole pages each.
+  int64_t touched_bytes() const;
   // A view at a byte offset, 64-byte aligned where the offset is.
   TensorView view(int64_t offset, DType dtype, const Shape& shape) const;
 
  private:
   struct Unmap {
+    Tier* tier;
     int64_t bytes;
     void operator()(void* memory) const noexcept;
   };
   std::vector<Reservation> reservations_;
-  std::unique_ptr<void, Unmap> memory_{nullptr, Unmap{0}};
+  std::unique_ptr<void, Unmap> memory_{nullptr, Unmap{nullptr, 0}};
   MemorySpace space_ = MemorySpace::kHost;
 };
 
-// Bytes of memory that this process may still take: what the kernel calls available, cut to the
-// limits of its control group (v1 and v2).
-int64_t available_memory();
+// Bytes of memory that this process may still take: what the kernel calls available, cut to what
+// the limits of its control groups (v1 and v2, from its own up to the root) leave. `root` is the
+// folder that holds proc/ and the mounted file systems.
+int64_t available_memory(const std::string& root = "/");
 // The resident set of this process now, and its high-water mark, in bytes.
 int64_t resident_bytes();
 int64_t peak_resident_bytes();
+// Bytes of the touched pages of a page-aligned range, which must be mapped.
+int64_t touched_bytes(const void* memory, int64_t bytes);
 
 }  // namespace hetmem

@@ -85,14 +85,18 @@ void linear_gradient(GradientBuilder& builder, const Node& node) {
   auto params = get<LinearParams>(node.params);
   if (params.has_addend) builder.contribute(node.inputs.back(), dy);
   params.has_addend = false;
+  // The input's gradient first: it is the last to read the weight, whose place the weight's
+  // gradient may then take.
+  if (builder.needs_gradient(node.inputs[0])) {
+    auto of_input = params;
+    of_input.has_bias = false;
+    builder.emit_input_gradient(node, OpKind::kLinearBackwardInput, of_input, {dy, node.inputs[1]},
+                                node.inputs[0], {}, true);
+  }
   std::vector<ValueId> weights{node.inputs[1]};
   if (params.has_bias) weights.push_back(node.inputs[2]);
   builder.emit_weight_gradients(node, OpKind::kLinearBackwardWeight, params, {node.inputs[0], dy},
                                 weights);
-  if (!builder.needs_gradient(node.inputs[0])) return;
-  params.has_bias = false;
-  builder.emit_input_gradient(node, OpKind::kLinearBackwardInput, params, {dy, node.inputs[1]},
-                              node.inputs[0], {}, true);
 }
 
 double linear_flops(const OpParams&, const Values& in) {

@@ -193,22 +193,31 @@ void SafetensorsReader::read(const std::string& name, void* destination) const {
 }
 
 void SafetensorsReader::read_as_float(const std::string& name, float* destination) const {
+  read_as_float(name, 0, info(name).shape.elements(), destination);
+}
+
+void SafetensorsReader::read_as_float(const std::string& name, int64_t first, int64_t count,
+                                      float* destination) const {
   const Entry& found = entry(name);
-  if (found.info.dtype == DType::kFloat32) return read(name, destination);
-  if (found.info.dtype != DType::kBFloat16 && found.info.dtype != DType::kFloat16) {
-    refuse(file_of(name), "tensor \"" + name + "\" is " + std::string(name_of(found.info.dtype)) +
+  const DType dtype = found.info.dtype;
+  HETMEM_ASSERT(first >= 0 && first + count <= found.info.shape.elements());
+  if (dtype == DType::kFloat32) {
+    files_[found.file].read(found.offset + first * 4, destination, count * 4);
+    return;
+  }
+  if (dtype != DType::kBFloat16 && dtype != DType::kFloat16) {
+    refuse(file_of(name), "tensor \"" + name + "\" is " + std::string(name_of(dtype)) +
                               "; weights must be float32, bfloat16 or float16");
   }
   constexpr int64_t kPiece = 65536;
   std::vector<uint16_t> piece(kPiece);
-  const int64_t count = found.info.shape.elements();
-  for (int64_t first = 0; first < count; first += kPiece) {
-    const int64_t now = std::min(kPiece, count - first);
-    files_[found.file].read(found.offset + first * 2, piece.data(), now * 2);
+  for (int64_t done = 0; done < count; done += kPiece) {
+    const int64_t now = std::min(kPiece, count - done);
+    files_[found.file].read(found.offset + (first + done) * 2, piece.data(), now * 2);
     for (int64_t i = 0; i < now; ++i) {
       const uint16_t bits = piece[static_cast<size_t>(i)];
-      destination[first + i] =
-          found.info.dtype == DType::kBFloat16 ? float_from_bf16(bits) : float_from_fp16(bits);
+      destination[done + i] =
+          dtype == DType::kBFloat16 ? float_from_bf16(bits) : float_from_fp16(bits);
     }
   }
 }

@@ -35,6 +35,9 @@ class SafetensorsReader {
   void read(const std::string& name, void* destination) const;
   // All elements as fp32 (from F32, BF16 or F16). Throws Error (kBadInput) for other dtypes.
   void read_as_float(const std::string& name, float* destination) const;
+  // `count` of them, from `first` on.
+  void read_as_float(const std::string& name, int64_t first, int64_t count,
+                     float* destination) const;
 
  private:
   struct Entry {

@@ -12,25 +12,50 @@ CpuStream& cpu_stream(Stream& stream) {
   return static_cast<CpuStream&>(stream);
 }
 
-void require_device(const TensorView& view) {
-  HETMEM_ASSERT(view.data != nullptr && view.space == MemorySpace::kDevice);
+void require_space(const Stream& stream, const TensorView& view) {
+  HETMEM_ASSERT(view.data != nullptr && view.space == stream.space());
+}
+
+// Weights and their gradients that a part of an op has no use for: a stage of the head, and the
+// blocks of an embedding's gradient after the first, which makes that of the positions.
+bool may_be_empty(const OpCall& call, bool output, size_t index) {
+  if (call.kind == OpKind::kEmbeddingBackward) {
+    return output && index == 1 && call.part.rows > 0 && call.part.first_row > 0;
+  }
+  const bool head = call.kind == OpKind::kHeadLoss || call.kind == OpKind::kHeadLossTrain;
+  if (!head || call.part.rows == 0) return false;
+  if (output) return index == 2 && call.part.stage != HeadStage::kGradients;
+  return index == 1 && call.part.stage == HeadStage::kLoss;
+}
+
+void require_operands(const Stream& stream, const OpCall& call) {
+  for (size_t i = 0; i < call.inputs.size(); ++i) {
+    if (call.inputs[i] || !may_be_empty(call, false, i)) require_space(stream, call.inputs[i]);
+  }
+  for (size_t i = 0; i < call.outputs.size(); ++i) {
+    if (call.outputs[i] || !may_be_empty(call, true, i)) require_space(stream, call.outputs[i]);
+  }
+  if (call.workspace) require_space(stream, call.workspace);
 }
 
 }  // namespace
 
 void launch(Stream& stream, OpCall call) {
-  for (const TensorView& view : call.inputs) require_device(view);
-  for (const TensorView& view : call.outputs) require_device(view);
+  require_operands(stream, call);
   cpu_stream(stream).enqueue([work = std::move(call)](ThreadPool& pool) { cpu::run(pool, work); });
 }
 
 void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache) {
-  for (const TensorView& view : call.inputs) require_device(view);
-  for (const TensorView& view : call.outputs) require_device(view);
-  for (const TensorView* view : {&cache.keys, &cache.values}) require_device(*view);
+  require_operands(stream, call);
+  for (const TensorView* view : {&cache.keys, &cache.values}) require_space(stream, *view);
   cpu_stream(stream).enqueue([work = std::move(call), cache](ThreadPool& pool) {
     cpu::cached_attention(pool, work, cache);
   });
+}
+
+std::vector<OpPart> parts(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs,
+                          int64_t weight_rows, int64_t block_rows) {
+  return cpu::parts(kind, params, inputs, weight_rows, block_rows);
 }
 
 int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs) {
@@ -39,21 +64,22 @@ int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<S
 
 void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
                 TensorView m, TensorView v) {
-  for (const TensorView* view : {&weight, &gradient, &m, &v}) require_device(*view);
+  for (const TensorView* view : {&weight, &gradient, &m, &v}) require_space(stream, *view);
   cpu_stream(stream).enqueue(
       [=](ThreadPool& pool) { cpu::adamw_step(pool, step, weight, gradient, m, v); });
 }
 
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
               TensorView momentum) {
-  for (const TensorView* view : {&weight, &gradient, &momentum}) require_device(*view);
+  for (const TensorView* view : {&weight, &gradient, &momentum}) require_space(stream, *view);
   cpu_stream(stream).enqueue(
       [=](ThreadPool& pool) { cpu::sgd_step(pool, step, weight, gradient, momentum); });
 }
 
-void sum_of_squares(Stream& stream, TensorView values, double* sum) {
-  require_device(values);
-  cpu_stream(stream).enqueue([=](ThreadPool& pool) { *sum = cpu::sum_of_squares(pool, values); });
+void sum_of_squares(Stream& stream, TensorView values, TensorView sum, bool accumulate) {
+  for (const TensorView* view : {&values, &sum}) require_space(stream, *view);
+  cpu_stream(stream).enqueue(
+      [=](ThreadPool& pool) { cpu::sum_of_squares(pool, values, sum, accumulate); });
 }
 
 }  // namespace hetmem::ops

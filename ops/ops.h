@@ -1,6 +1,6 @@
 // Numeric kernels: one entry that enqueues an op on a stream, and the few functions outside the op
 // set (optimizer steps, norms). Memory, workspace included, comes from the caller. Every view must
-// be in the memory space of the stream's device.
+// be in the memory space of the stream.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,21 @@ namespace hetmem::ops {
 // surface at the stream's synchronize().
 void launch(Stream& stream, OpCall call);
 
-// Bytes of workspace that the backend needs for a call with inputs of these shapes (0: none).
-// Depends on shapes and on the instruction set, never on the number of threads.
+// The parts of an op whose weight, of `weight_rows` rows, comes in blocks of `block_rows` (<= 0: in
+// one); a single default part for other ops. `inputs` are the shapes of the whole operands. Results
+// depend on the block size and on nothing else of the parts; in one block they are the whole op's.
+//
+//   for (const OpPart& part : ops::parts(kind, params, shapes, weight_rows, block_rows)) {
+//     call.part = part;
+//     call.inputs[1] = <rows [first_row, first_row + rows) of the weight>;
+//     ops::launch(stream, call);
+//   }
+std::vector<OpPart> parts(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs,
+                          int64_t weight_rows, int64_t block_rows);
+
+// Bytes of workspace that the backend needs for a call with inputs of these shapes (0: none), and
+// for its parts with any block size. Depends on shapes and on the instruction set, never on the
+// number of threads.
 int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs);
 
 // Attention of T new tokens of one sequence over the keys and values of all before them (inference:
@@ -58,10 +71,11 @@ struct SgdStep {
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
               TensorView momentum);
 
-// *sum = the sum of squares of a tensor in double, by fixed blocks of kSumBlock elements counted
-// from its start, blocks added in order. `sum` must stay valid until the stream has passed it.
+// sum (float64 [1]) = the sum of squares of a tensor in double, by fixed blocks of kSumBlock
+// elements counted from its start, blocks added in order. `accumulate`: they are added to what is
+// there, so that a tensor in pieces of whole blocks has the sum that it has in one.
 constexpr int64_t kSumBlock = 65536;
-void sum_of_squares(Stream& stream, TensorView values, double* sum);
+void sum_of_squares(Stream& stream, TensorView values, TensorView sum, bool accumulate = false);
 
 // The instruction set whose kernels run here: "avx512", "avx2". HETMEM_ISA in the environment
 // lowers it for tests. Throws Error (kBadInput) on a processor without AVX2.

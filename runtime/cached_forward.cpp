@@ -71,7 +71,7 @@ ops::KeyValueRows KeyValueCache::rows(int layer, int64_t position) const {
 }
 
 CachedForward::CachedForward(const ModelConfig& model, int64_t tokens)
-    : program_(compile_pass(model, tokens)), plan_(plan_memory(program_, 0)) {}
+    : program_(compile_pass(model, tokens)), plan_(plan_memory(program_)) {}
 
 TensorView CachedForward::place(ValueId id, const ForwardMemory& memory) const {
   const Value& value = program_.value(id);

@@ -1,6 +1,7 @@
 #include "runtime/checkpoint.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <filesystem>
 
@@ -24,44 +25,63 @@ std::string moment_name(const TrainConfig& config, size_t which, const std::stri
   return (which == 0 ? "exp_avg." : "exp_avg_sq.") + weight;
 }
 
+// A tensor of the training state by the name that a file has for it.
+struct StoredTensor {
+  NamedTensorInfo info;
+  ChunkList list = ChunkList::kWeights;
+  size_t index = 0;
+};
+
 // What optimizer.safetensors holds, in its order.
-std::vector<std::pair<std::string, TensorView>> optimizer_tensors(Trainer& trainer) {
-  std::vector<std::pair<std::string, TensorView>> tensors;
-  for (const StateTensor& state : trainer.state()) {
+std::vector<StoredTensor> optimizer_tensors(const Trainer& trainer) {
+  std::vector<StoredTensor> tensors;
+  const std::vector<StateTensor> state = trainer.state();
+  for (size_t i = 0; i < state.size(); ++i) {
+    const auto add = [&](const std::string& name, ChunkList list) {
+      tensors.push_back({{name, DType::kFloat32, state[i].shape}, list, i});
+    };
     if (trainer.model().dtype != DType::kFloat32) {
-      tensors.emplace_back(master_name(state.name), state.weight);
+      add(master_name(state[i].name), ChunkList::kWeights);
     }
-    for (size_t which = 0; which < state.moments.size(); ++which) {
-      tensors.emplace_back(moment_name(trainer.config(), which, state.name), state.moments[which]);
+    constexpr std::array kMoments{ChunkList::kFirstMoment, ChunkList::kSecondMoment};
+    for (size_t which = 0; which < static_cast<size_t>(state[i].moments); ++which) {
+      add(moment_name(trainer.config(), which, state[i].name), kMoments.at(which));
     }
   }
   return tensors;
 }
 
 void write_model(Trainer& trainer, const std::string& folder) {
-  std::vector<TensorView> views;
-  for (const StateTensor& state : trainer.state()) views.push_back(state.weight);
   write_model_folder(folder, trainer.model(), trainer.config().model, weight_specs(trainer.model()),
-                     [&](size_t index) { return views[index]; });
+                     [&](size_t index, const FloatSink& sink) {
+                       trainer.read(ChunkList::kWeights, index, sink);
+                     });
 }
 
 void write_optimizer(Trainer& trainer, const std::string& path) {
-  const auto tensors = optimizer_tensors(trainer);
+  const std::vector<StoredTensor> tensors = optimizer_tensors(trainer);
   std::vector<NamedTensorInfo> infos;
-  for (const auto& [name, view] : tensors) infos.push_back({name, view.dtype, view.shape});
+  for (const StoredTensor& tensor : tensors) infos.push_back(tensor.info);
   SafetensorsWriter writer(path, infos);
-  for (const auto& [name, view] : tensors) writer.append(view.data, view.bytes());
+  for (const StoredTensor& tensor : tensors) {
+    trainer.read(tensor.list, tensor.index, [&](const float* data, int64_t count) {
+      writer.append(data, count * static_cast<int64_t>(sizeof(float)));
+    });
+  }
   writer.finish();
 }
 
-void read_tensor(const SafetensorsReader& reader, const std::string& name,
-                 const std::string& folder, const TensorView& view) {
-  if (!reader.contains(name) || !(reader.info(name).shape == view.shape)) {
+void read_tensor(Trainer& trainer, const SafetensorsReader& reader, const StoredTensor& tensor,
+                 const std::string& folder) {
+  const std::string& name = tensor.info.name;
+  if (!reader.contains(name) || !(reader.info(name).shape == tensor.info.shape)) {
     throw Error(ErrorKind::kBadInput, folder + ": \"" + name +
                                           "\" is missing or of another shape; was the checkpoint "
                                           "written with another model, optimizer or --freeze?");
   }
-  reader.read_as_float(name, view.as<float>());
+  trainer.write(tensor.list, tensor.index, [&](float* to, int64_t first, int64_t count) {
+    reader.read_as_float(name, first, count, to);
+  });
 }
 
 int64_t step_of(const std::string& name) {
@@ -124,13 +144,15 @@ void load_checkpoint(Trainer& trainer, const std::string& folder) {
     }
   }
   const SafetensorsReader optimizer(folder + "/optimizer.safetensors");
-  for (const auto& [name, view] : optimizer_tensors(trainer)) {
-    read_tensor(optimizer, name, folder, view);
+  for (const StoredTensor& tensor : optimizer_tensors(trainer)) {
+    read_tensor(trainer, optimizer, tensor, folder);
   }
   if (trainer.model().dtype == DType::kFloat32) {
     const SafetensorsReader weights(folder);
-    for (const StateTensor& tensor : trainer.state()) {
-      read_tensor(weights, tensor.name, folder, tensor.weight);
+    const std::vector<StateTensor> tensors = trainer.state();
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const NamedTensorInfo info{tensors[i].name, DType::kFloat32, tensors[i].shape};
+      read_tensor(trainer, weights, {info, ChunkList::kWeights, i}, folder);
     }
   }
   trainer.restore_counts(state["step"].get<int64_t>(), state["optimizer_count"].get<int64_t>());

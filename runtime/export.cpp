@@ -58,17 +58,16 @@ class FolderWeights {
 
   const std::vector<WeightSpec>& specs() const { return specs_; }
 
-  TensorView operator()(size_t index) {
+  void operator()(size_t index, const FloatSink& sink) {
     const WeightSpec& spec = specs_[index];
     data_.resize(static_cast<size_t>(spec.shape.elements()));
-    const TensorView view(data_.data(), DType::kFloat32, spec.shape, MemorySpace::kHost);
     WeightSpec stored = spec;
     stored.name = master_name(spec.name);
     const bool has_master = masters_ && masters_->contains(stored.name);
-    read_weight(has_master ? *masters_ : weights_, model_, has_master ? stored : spec, folder_,
-                view);
+    weight_source(has_master ? *masters_ : weights_, model_, has_master ? stored : spec, folder_)(
+        data_.data(), 0, spec.shape.elements());
     if (dtype_ == DType::kFloat16) check_range(spec.name);
-    return view;
+    sink(data_.data(), spec.shape.elements());
   }
 
  private:

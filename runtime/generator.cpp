@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "device/thread_pool.h"
 #include "models/models.h"
-#include "runtime/budgets.h"
+#include "runtime/step_plan.h"
 #include "runtime/cached_forward.h"
 #include "runtime/model_weights.h"
 
@@ -18,6 +18,8 @@ namespace {
 // Tokens of a prompt that go through the model at once: enough that the weights are read rarely,
 // few enough that activations stay small.
 constexpr int64_t kPrefillTokens = 256;
+constexpr int64_t kLoadBlock = int64_t{1} << 20;  // elements that are read at once
+constexpr int64_t kFloatBytes = sizeof(float);
 
 TrainConfig config_of(const std::string& folder, const GeneratorOptions& options) {
   TrainConfig config;
@@ -133,7 +135,17 @@ void Generator::State::load_weights() {
     memory.weights.push_back(
         loaded.view(plan->weights.offsets[i], DType::kFloat32, specs[i].shape));
   }
-  fill_weights(model, config, specs, memory.weights);
+  std::vector<float> block(static_cast<size_t>(kLoadBlock));
+  fill_weights(model, config, specs, [&](size_t index, const FloatSource& source) {
+    const int64_t elements = specs[index].shape.elements();
+    for (int64_t first = 0; first < elements; first += kLoadBlock) {
+      const int64_t count = std::min(kLoadBlock, elements - first);
+      source(block.data(), first, count);
+      compute.copy(static_cast<char*>(memory.weights[index].data) + first * kFloatBytes,
+                   block.data(), count * kFloatBytes, CopyDirection::kToDevice);
+      compute.synchronize();
+    }
+  });
   weights = std::move(loaded);
 }
 
@@ -150,7 +162,7 @@ void Generator::State::reserve() {
   if (rope.bytes() > 0) {
     const std::vector<float> rows = rope_table(model, capacity);
     memory.rope = rope.view(0, DType::kFloat32, {capacity, model.head_dim});
-    compute.copy(memory.rope.data, rows.data(), memory.rope.bytes());
+    compute.copy(memory.rope.data, rows.data(), memory.rope.bytes(), CopyDirection::kToDevice);
     compute.synchronize();
   }
   for (auto& [count, pass] : passes) pass.bind(memory);
@@ -160,9 +172,11 @@ void Generator::State::reserve() {
 // Passes `ids` through the model at the end of what it has read.
 void Generator::State::run(std::span<const int32_t> ids, bool with_logits) {
   const CachedForward& pass = passes.at(static_cast<int64_t>(ids.size()));
-  compute.copy(memory.tokens.data, ids.data(), static_cast<int64_t>(ids.size_bytes()));
+  compute.copy(memory.tokens.data, ids.data(), static_cast<int64_t>(ids.size_bytes()),
+               CopyDirection::kToDevice);
   pass.run(compute, cached, with_logits);
-  if (with_logits) compute.copy(logits.data(), pass.logits().data, pass.logits().bytes());
+  if (with_logits)
+    compute.copy(logits.data(), pass.logits().data, pass.logits().bytes(), CopyDirection::kToHost);
   compute.synchronize();
   cached += static_cast<int64_t>(ids.size());
 }

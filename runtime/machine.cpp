@@ -1,17 +1,18 @@
-// Rates of this machine: measured ones from the cache, else assumed.
+#include "runtime/machine.h"
 
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
+#include "core/error.h"
+#include "device/link.h"
 #include "device/thread_pool.h"
 #include "device/tier.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "ops/cpu/gemm_bf16.h"
 #include "ops/ops.h"
-#include "runtime/plan_report.h"
 
 namespace hetmem {
 namespace {
@@ -57,16 +58,57 @@ double best_seconds(int times, const Work& work) {
 
 }  // namespace
 
-MachineRates load_rates() {
+namespace {
+
+MachineRates read_rates(const std::string& path, const char* source) {
+  const Json json = read_json_file(path);
+  MachineRates rates;
+  const auto rate = [&](const char* key) {
+    if (!json.is_object() || !json.contains(key) || !json[key].is_number() ||
+        json[key].get<double>() < 0) {
+      throw Error(ErrorKind::kBadInput, path + ": \"" + key +
+                                            "\" is missing or no rate; `hetmem doctor --measure` "
+                                            "writes such a file");
+    }
+    return json[key].get<double>();
+  };
+  rates.gemm_flops = rate("gemm_flops");
+  rates.bf16_flops = rate("bf16_flops");
+  rates.memory_bandwidth = rate("memory_bandwidth");
+  rates.copies = {rate("to_device"), rate("to_host")};
+  const auto optional = [&](const char* key) { return json.contains(key) ? rate(key) : 0.0; };
+  rates.host_bandwidth = optional("host_bandwidth");
+  rates.device_memory = static_cast<int64_t>(optional("device_memory"));
+  rates.host_memory = static_cast<int64_t>(optional("host_memory"));
+  rates.host_shares_compute = json.value("host_shares_compute", true);
+  rates.source = source;
+  return rates;
+}
+
+MachineRates assumed_rates() {
+  const double per_core = std::string(ops::instruction_set()) == "avx512" ? 90e9 : 60e9;
+  const double gemm = per_core * available_processors();
+  return {gemm,     ops::has_native_bf16() ? 1.6 * gemm : 0.0, 20e9, {6e9, 6e9}, 0, true, 0, 0,
+          "assumed"};
+}
+
+}  // namespace
+
+MachineRates load_rates(const std::string& machine_file) {
+  if (!machine_file.empty()) return read_rates(machine_file, "file");
   try {
-    const Json json = read_json_file(cache_path().string());
-    return {json.at("gemm_flops").get<double>(), json.at("bf16_flops").get<double>(),
-            json.at("memory_bandwidth").get<double>(), "measured"};
-  } catch (const std::exception&) {  // not measured yet, or an old file: assume
-    const double per_core = std::string(ops::instruction_set()) == "avx512" ? 90e9 : 60e9;
-    const double gemm = per_core * available_processors();
-    return {gemm, ops::has_native_bf16() ? 1.6 * gemm : 0.0, 20e9, "assumed"};
+    return read_rates(cache_path().string(), "measured");
+  } catch (const Error&) {  // not measured yet, or an old file
+    return assumed_rates();
   }
+}
+
+double step_seconds(const Step& step, const MachineRates& rates) {
+  bool bf16 = false;
+  if (const auto* linear = std::get_if<LinearParams>(&step.node.params)) bf16 = linear->bf16;
+  if (const auto* head = std::get_if<HeadParams>(&step.node.params)) bf16 = head->bf16;
+  const double flops = bf16 && rates.bf16_flops > 0 ? rates.bf16_flops : rates.gemm_flops;
+  return std::max(step.cost.flops / flops, step.cost.bytes / rates.memory_bandwidth);
 }
 
 MachineRates measure_rates(int threads) {
@@ -98,13 +140,18 @@ MachineRates measure_rates(int threads) {
       for (int64_t i = begin; i < end; ++i) y[i] += x[i];
     });
   });
-  MachineRates rates{gemm, bf16, 12.0 * kElements / add, "measured"};
+  const LinkRates link = measure_link_rates(pool);
+  MachineRates rates{
+      gemm, bf16,      12.0 * kElements / add, {link.to_device, link.to_host}, 0, true, 0,
+      0,    "measured"};
   const fs::path path = cache_path();
   std::error_code code;
   fs::create_directories(path.parent_path(), code);
   const Json json{{"gemm_flops", rates.gemm_flops},
                   {"bf16_flops", rates.bf16_flops},
-                  {"memory_bandwidth", rates.memory_bandwidth}};
+                  {"memory_bandwidth", rates.memory_bandwidth},
+                  {"to_device", rates.copies.to_device},
+                  {"to_host", rates.copies.to_host}};
   write_text_file(path.string(), json.dump() + "\n");
   return rates;
 }

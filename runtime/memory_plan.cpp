@@ -24,18 +24,6 @@ bool is_pooled(const Program& program, ValueId id) {
   return kind == ValueKind::kSaved || kind == ValueKind::kTemporary;
 }
 
-// From the step that makes a gradient to the end, where the optimizer reads it.
-Lifetime life_of_gradient(const Program& program, ValueId gradient) {
-  const int count = static_cast<int>(program.steps.size());
-  for (int step = 0; step < count; ++step) {
-    const std::vector<ValueId>& outputs = program.steps[static_cast<size_t>(step)].node.outputs;
-    if (std::find(outputs.begin(), outputs.end(), gradient) != outputs.end()) {
-      return {step, count - 1};
-    }
-  }
-  return {0, count - 1};
-}
-
 ValueId root_of(const Program& program, ValueId id) {
   const ValueId root = program.storage_of[static_cast<size_t>(id)];
   return root == kNoValue ? id : root;
@@ -89,12 +77,6 @@ void plan_pool(const Program& program, MemoryPlan& memory) {
             program.value(id).kind == ValueKind::kSaved ? MemoryKind::kActivationsSaved
                                                         : MemoryKind::kActivationsTemporary);
   }
-  for (const ValueId id : program.gradients) {
-    if (id == kNoValue || !memory.pooled_gradients) continue;
-    const Lifetime life = life_of_gradient(program, id);
-    owner_of_value[static_cast<size_t>(id)] =
-        add(program.value(id).bytes(), life.first, life.last, MemoryKind::kGradients);
-  }
   for (int step = 0; step < static_cast<int>(program.steps.size()); ++step) {
     const int64_t bytes = program.steps[static_cast<size_t>(step)].workspace_bytes;
     if (bytes > 0) {
@@ -116,33 +98,16 @@ void plan_pool(const Program& program, MemoryPlan& memory) {
 
 }  // namespace
 
-int moments_of(OptimizerKind optimizer) { return optimizer == OptimizerKind::kAdamW ? 2 : 1; }
-
 BytesByKind MemoryPlan::bytes() const {
   BytesByKind sum = pool;
   sum[static_cast<size_t>(MemoryKind::kWeights)] += weights.bytes;
-  sum[static_cast<size_t>(MemoryKind::kGradients)] += gradients.bytes;
-  sum[static_cast<size_t>(MemoryKind::kOptimizer)] += moments * optimizer.bytes;
   sum[static_cast<size_t>(MemoryKind::kStaging)] += inputs.bytes;
   return sum;
 }
 
-MemoryPlan plan_training_memory(const Program& program, const TrainConfig& config) {
-  return plan_memory(program, moments_of(config.optimizer),
-                     config.gradient_accumulation_steps == 1);
-}
-
-MemoryPlan plan_memory(const Program& program, int optimizer_moments, bool pooled_gradients) {
+MemoryPlan plan_memory(const Program& program) {
   MemoryPlan memory;
-  memory.pooled_gradients = program.training && pooled_gradients;
-  memory.moments = program.training ? optimizer_moments : 0;
-  for (size_t i = 0; i < program.weights.size(); ++i) {
-    const int64_t bytes = program.value(program.weights[i]).bytes();
-    const bool trained = program.training && program.gradients[i] != kNoValue;
-    append(memory.weights, bytes);
-    append(memory.gradients, trained && !memory.pooled_gradients ? bytes : 0);
-    append(memory.optimizer, trained ? program.value(program.weights[i]).shape.elements() * 4 : 0);
-  }
+  for (const ValueId id : program.weights) append(memory.weights, program.value(id).bytes());
   for (const Value& value : program.values) {
     const bool held = value.kind == ValueKind::kInput || value.kind == ValueKind::kConstant ||
                       value.kind == ValueKind::kLoss;

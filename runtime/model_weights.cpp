@@ -17,27 +17,26 @@ namespace fs = std::filesystem;
 // The stream of the generator that initialises weight `index`.
 constexpr uint64_t kInitializerStream = uint64_t{1} << 32;
 
-void initialise(const WeightSpec& spec, uint64_t seed, uint64_t index, const TensorView& view) {
-  auto* data = view.as<float>();
-  const int64_t count = view.elements();
+FloatSource initial_values(const WeightSpec& spec, uint64_t seed, uint64_t index) {
   switch (spec.initializer.kind) {
     case Initializer::Kind::kZeros:
-      std::fill(data, data + count, 0.0F);
-      return;
+      return [](float* to, int64_t, int64_t count) { std::fill(to, to + count, 0.0F); };
     case Initializer::Kind::kOnes:
-      std::fill(data, data + count, 1.0F);
-      return;
+      return [](float* to, int64_t, int64_t count) { std::fill(to, to + count, 1.0F); };
     case Initializer::Kind::kNormal:
-      for (int64_t i = 0; i < count; i += 2) {
-        const auto pair =
-            normal_pair(seed, kInitializerStream + index, static_cast<uint64_t>(i / 2));
-        data[i] = static_cast<float>(pair[0] * spec.initializer.standard_deviation);
-        if (i + 1 < count) {
-          data[i + 1] = static_cast<float>(pair[1] * spec.initializer.standard_deviation);
-        }
-      }
-      return;
+      break;
   }
+  return [=, deviation = spec.initializer.standard_deviation](float* to, int64_t first,
+                                                              int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {  // element e is one of pair e / 2
+      const auto element = static_cast<uint64_t>(first + i);
+      const auto pair = normal_pair(seed, kInitializerStream + index, element / 2);
+      to[i] = static_cast<float>(pair[element % 2] * deviation);
+      if (element % 2 == 0 && i + 1 < count) {
+        to[++i] = static_cast<float>(pair[1] * deviation);
+      }
+    }
+  };
 }
 
 std::string find_name(const SafetensorsReader& reader, const ModelConfig& model,
@@ -57,9 +56,7 @@ bool is_tokenizer_file(const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-void append_tensor(SafetensorsWriter& writer, const TensorView& view, DType dtype) {
-  const auto* data = view.as<float>();
-  const int64_t count = view.elements();
+void append(SafetensorsWriter& writer, const float* data, int64_t count, DType dtype) {
   if (dtype == DType::kFloat32) return writer.append(data, count * 4);
   constexpr int64_t kPiece = 65536;
   std::vector<uint16_t> piece(kPiece);
@@ -75,39 +72,38 @@ void append_tensor(SafetensorsWriter& writer, const TensorView& view, DType dtyp
 
 }  // namespace
 
-void read_weight(const SafetensorsReader& reader, const ModelConfig& model, const WeightSpec& spec,
-                 const std::string& folder, const TensorView& view) {
+FloatSource weight_source(const SafetensorsReader& reader, const ModelConfig& model,
+                          const WeightSpec& spec, const std::string& folder) {
   const std::string name = find_name(reader, model, spec.name, folder);
   if (!(reader.info(name).shape == spec.shape)) {
     throw Error(ErrorKind::kBadInput, reader.file_of(name) + ": tensor \"" + name + "\" is " +
                                           reader.info(name).shape.to_string() +
                                           ", config.json asks for " + spec.shape.to_string());
   }
-  auto* data = view.as<float>();
-  reader.read_as_float(name, data);
-  const bool finite =
-      std::all_of(data, data + view.elements(), [](float value) { return std::isfinite(value); });
-  if (!finite) {
+  return [&reader, name](float* to, int64_t first, int64_t count) {
+    reader.read_as_float(name, first, count, to);
+    if (std::all_of(to, to + count, [](float value) { return std::isfinite(value); })) return;
     throw Error(ErrorKind::kBadInput,
                 reader.file_of(name) + ": tensor \"" + name + "\" holds NaN or infinite values");
-  }
+  };
 }
 
 void fill_weights(const ModelConfig& model, const TrainConfig& config,
-                  const std::vector<WeightSpec>& specs, const std::vector<TensorView>& views) {
+                  const std::vector<WeightSpec>& specs,
+                  const std::function<void(size_t index, const FloatSource& source)>& write) {
   if (config.from_scratch) {
-    for (size_t i = 0; i < specs.size(); ++i) initialise(specs[i], config.seed, i, views[i]);
+    for (size_t i = 0; i < specs.size(); ++i) write(i, initial_values(specs[i], config.seed, i));
     return;
   }
   const SafetensorsReader reader(config.model);
   for (size_t i = 0; i < specs.size(); ++i) {
-    read_weight(reader, model, specs[i], config.model, views[i]);
+    write(i, weight_source(reader, model, specs[i], config.model));
   }
 }
 
 void write_model_folder(const std::string& folder, const ModelConfig& model,
                         const std::string& source_folder, const std::vector<WeightSpec>& specs,
-                        const WeightSource& weights) {
+                        const WeightReader& read) {
   write_text_file(folder + "/config.json", model.json);
   std::error_code code;
   for (const auto& entry : fs::directory_iterator(source_folder, code)) {
@@ -122,7 +118,9 @@ void write_model_folder(const std::string& folder, const ModelConfig& model,
   std::vector<NamedTensorInfo> tensors;
   for (const WeightSpec& spec : specs) tensors.push_back({spec.name, model.dtype, spec.shape});
   SafetensorsWriter writer(folder + "/model.safetensors", tensors);
-  for (size_t i = 0; i < specs.size(); ++i) append_tensor(writer, weights(i), model.dtype);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    read(i, [&](const float* data, int64_t count) { append(writer, data, count, model.dtype); });
+  }
   writer.finish();
 }
 

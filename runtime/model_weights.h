@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "core/tensor_view.h"
 #include "io/model_config.h"
 #include "io/safetensors.h"
 #include "models/models.h"
@@ -13,23 +12,29 @@
 
 namespace hetmem {
 
-// Fills the views (fp32, by spec) from the model folder, or as Hugging Face initialises
+// A part of a tensor, elements in order: `count` of them from `first` on, written to `destination`.
+using FloatSource = std::function<void(float* destination, int64_t first, int64_t count)>;
+// Takes the next `count` elements of a tensor.
+using FloatSink = std::function<void(const float* data, int64_t count)>;
+
+// Gives each weight (by spec) to `write`, from the model folder, or as Hugging Face initialises
 // (--from-scratch). Throws Error (kBadInput) naming file and tensor: missing, of another shape, or
 // not finite.
 void fill_weights(const ModelConfig& model, const TrainConfig& config,
-                  const std::vector<WeightSpec>& specs, const std::vector<TensorView>& views);
+                  const std::vector<WeightSpec>& specs,
+                  const std::function<void(size_t index, const FloatSource& source)>& write);
 
-// One weight of a model folder as fp32. Throws as fill_weights does.
-void read_weight(const SafetensorsReader& reader, const ModelConfig& model, const WeightSpec& spec,
-                 const std::string& folder, const TensorView& view);
+// A weight of a model folder as fp32. Throws as fill_weights does, about values when it is read.
+FloatSource weight_source(const SafetensorsReader& reader, const ModelConfig& model,
+                          const WeightSpec& spec, const std::string& folder);
 
-// The elements of weight `index` (fp32), valid until the next call.
-using WeightSource = std::function<TensorView(size_t index)>;
+// Gives all elements of weight `index` to the sink.
+using WeightReader = std::function<void(size_t index, const FloatSink& sink)>;
 
 // Writes config.json, tokenizer files and model.safetensors, in the model's own names and dtype,
 // into an existing folder. Weights are asked for in the order of `specs`.
 void write_model_folder(const std::string& folder, const ModelConfig& model,
                         const std::string& source_folder, const std::vector<WeightSpec>& specs,
-                        const WeightSource& weights);
+                        const WeightReader& read);
 
 }  // namespace hetmem

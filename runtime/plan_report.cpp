@@ -7,58 +7,12 @@
 
 #include "core/byte_size.h"
 #include "io/model_config.h"
-#include "runtime/budgets.h"
-#include "runtime/memory_plan.h"
-#include "runtime/program.h"
 #include "runtime/trainer.h"
 
 namespace hetmem {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Bytes that an optimizer step reads and writes for each trained parameter, fp32: w, m and v both
-// ways, g once; and g once more for the norm.
-constexpr double kAdamWBytes = 32;
-constexpr double kSgdBytes = 24;
-
-struct StepTimes {
-  double compute = 0;
-  double memory = 0;
-};
-
-// Floating-point operations a second that a step's products reach.
-double flops_rate(const Step& step, const MachineRates& rates) {
-  bool bf16 = false;
-  if (const auto* linear = std::get_if<LinearParams>(&step.node.params)) bf16 = linear->bf16;
-  if (const auto* head = std::get_if<HeadParams>(&step.node.params)) bf16 = head->bf16;
-  return bf16 ? rates.bf16_flops : rates.gemm_flops;
-}
-
-StepTimes predict(const Program& program, const TrainConfig& config, const MachineRates& rates) {
-  StepTimes times;
-  double optimizer_bytes = 0;
-  for (size_t i = 0; i < program.weights.size(); ++i) {
-    if (program.gradients[i] == kNoValue) continue;
-    optimizer_bytes += static_cast<double>(program.value(program.weights[i]).shape.elements()) *
-                       (config.optimizer == OptimizerKind::kAdamW ? kAdamWBytes : kSgdBytes);
-  }
-  for (const Step& step : program.steps) {
-    const double compute = step.cost.flops / flops_rate(step, rates);
-    const double memory = step.cost.bytes / rates.memory_bandwidth;
-    (compute >= memory ? times.compute : times.memory) += std::max(compute, memory);
-  }
-  const auto micro_batches = static_cast<double>(config.gradient_accumulation_steps);
-  times.compute *= micro_batches;
-  times.memory = times.memory * micro_batches + optimizer_bytes / rates.memory_bandwidth;
-  return times;
-}
-
-double lower_bound(const Program& program, const TrainConfig& config, const MachineRates& rates) {
-  double seconds = 0;
-  for (const Step& step : program.steps) seconds += step.cost.flops / flops_rate(step, rates);
-  return seconds * static_cast<double>(config.gradient_accumulation_steps);
-}
 
 Json tier_json(const TierPlan& tier) {
   Json kinds = Json::object();
@@ -71,30 +25,46 @@ Json tier_json(const TierPlan& tier) {
 
 }  // namespace
 
+PlanReport report_of(const RunPlan& run, const StepFigures& figures, const MachineRates& rates) {
+  const Plan& step = run.training.plan;
+  PlanReport report;
+  static_cast<StepFigures&>(report) = figures;
+  report.fits = run.fits();
+  report.device = step.device;
+  report.host = step.host;
+  report.step_seconds = step.step_seconds;
+  report.lower_bound_seconds = step.lower_bound_seconds;
+  report.limited_by = step.limited_by;
+  report.smallest_device_memory = run.smallest_device;
+  report.traffic = step.traffic;
+  report.rates = rates;
+  report.resident_chunks =
+      static_cast<size_t>(std::count(step.resident.begin(), step.resident.end(), true));
+  report.group = step.group;
+  return report;
+}
+
+PlanReport report_of(const RunPlan& run, const RunPrograms& programs, const TrainConfig& config,
+                     int64_t sequence, const MachineRates& rates) {
+  StepFigures figures;
+  for (const ValueId weight : programs.training.weights) {
+    figures.parameters += programs.training.value(weight).shape.elements();
+  }
+  figures.tokens_per_step = config.batch_size * config.gradient_accumulation_steps * sequence;
+  figures.micro_batches = config.gradient_accumulation_steps;
+  figures.chunks = programs.layout.chunks.size();
+  figures.chunk_bytes = programs.layout.capacity * static_cast<int64_t>(sizeof(float));
+  figures.chunk_waste = programs.layout.waste;
+  return report_of(run, figures, rates);
+}
+
 PlanReport make_plan(const TrainConfig& config) {
   const ModelConfig model = load_model_config(config.model);
   const int64_t sequence = resolved_sequence_length(config, model);
-  const Program program = compile_training(model, config, sequence);
-  const Program evaluation = compile_evaluation(model, config, sequence);
-  const MemoryPlan training_memory = plan_training_memory(program, config);
-  const MemoryPlan evaluation_memory = plan_memory(evaluation, 0);
-  const BytesByKind training_bytes = training_memory.bytes();
-  PlanReport plan;
-  plan.rates = load_rates();
-  const Budgets budgets = budgets_of(config);
-  plan.device = {budgets.device, total(training_bytes), training_bytes};
-  plan.host.budget = budgets.host;
-  plan.smallest_device_memory = smallest_device_memory(training_memory, evaluation_memory);
-  plan.fits = plan.smallest_device_memory <= budgets.device;
-  for (const ValueId weight : program.weights) {
-    plan.parameters += program.value(weight).shape.elements();
-  }
-  const StepTimes times = predict(program, config, plan.rates);
-  plan.step_seconds = times.compute + times.memory;
-  plan.lower_bound_seconds = lower_bound(program, config, plan.rates);
-  plan.limited_by = times.compute >= times.memory ? "compute" : "memory bandwidth";
-  plan.tokens_per_step = config.batch_size * config.gradient_accumulation_steps * sequence;
-  return plan;
+  const RunPrograms programs(model, config, sequence);
+  const MachineRates rates = load_rates(config.machine);
+  return report_of(plan_run(programs, config, rates, budgets_of(config, rates)), programs, config,
+                   sequence, rates);
 }
 
 std::string to_json(const PlanReport& plan) {
@@ -107,26 +77,46 @@ std::string to_json(const PlanReport& plan) {
   json["step_seconds"] = plan.fits ? Json(plan.step_seconds) : Json(nullptr);
   json["lower_bound_seconds"] = plan.lower_bound_seconds;
   json["limited_by"] = plan.limited_by;
-  json["smallest_device_memory"] = plan.smallest_device_memory;
-  json["traffic"] = {{"to_device", 0}, {"to_host", 0}, {"disk_read", 0}, {"disk_write", 0}};
+  json["smallest_device_memory"] =
+      plan.smallest_device_memory < 0 ? Json(nullptr) : Json(plan.smallest_device_memory);
+  json["traffic"] = {{"to_device", plan.traffic.to_device},
+                     {"to_host", plan.traffic.to_host},
+                     {"disk_read", 0},
+                     {"disk_write", 0}};
   json["rates_from"] = plan.rates.source;
+  json["chunks"] = {{"count", plan.chunks},
+                    {"on_device", plan.resident_chunks},
+                    {"capacity", plan.chunk_bytes},
+                    {"waste", plan.chunk_waste},
+                    {"micro_batches_a_visit", plan.group}};
   return json.dump();
 }
 
 std::string to_text(const PlanReport& plan) {
   std::string text = fmt::format("{:.1f} M parameters, {} tokens a step\n\n",
                                  static_cast<double>(plan.parameters) * 1e-6, plan.tokens_per_step);
-  text += fmt::format("{:<24}{:>14}\n", "device memory", "bytes");
+  const auto row = [&](const std::string& name, int64_t device, int64_t host) {
+    text += fmt::format("  {:<24}{:>14}{:>14}\n", name, format_byte_size(device),
+                        format_byte_size(host));
+  };
+  text += fmt::format("  {:<24}{:>14}{:>14}\n", "memory", "device", "host");
   for (int kind = 0; kind < kMemoryKinds; ++kind) {
-    const int64_t bytes = plan.device.by_kind[static_cast<size_t>(kind)];
-    if (bytes == 0) continue;
-    std::string name(name_of(static_cast<MemoryKind>(kind)));
-    std::replace(name.begin(), name.end(), '_', ' ');
-    text += fmt::format("  {:<22}{:>14}\n", name, format_byte_size(bytes));
+    const auto index = static_cast<size_t>(kind);
+    if (plan.device.by_kind[index] == 0 && plan.host.by_kind[index] == 0) continue;
+    row(readable_name(static_cast<MemoryKind>(kind)), plan.device.by_kind[index],
+        plan.host.by_kind[index]);
   }
-  text +=
-      fmt::format("  {:<22}{:>14}\n  {:<22}{:>14}\n\n", "peak", format_byte_size(plan.device.peak),
-                  "budget", format_byte_size(plan.device.budget));
+  row("peak", plan.device.peak, plan.host.peak);
+  row("budget", plan.device.budget, plan.host.budget);
+  text += fmt::format(
+      "\n{} chunks of up to {}, {:.1f} % unused; {} stay on the device. A step moves {} to the "
+      "device and {} to the host",
+      plan.chunks, format_byte_size(plan.chunk_bytes), 100 * plan.chunk_waste, plan.resident_chunks,
+      format_byte_size(plan.traffic.to_device), format_byte_size(plan.traffic.to_host));
+  text += plan.micro_batches == 1
+              ? std::string(".\n")
+              : fmt::format("; {} of its {} micro-batches pass a chunk at a visit.\n", plan.group,
+                            plan.micro_batches);
   if (plan.fits) {
     text += fmt::format(
         "fits. A step takes about {:.2f} s ({:.0f} tokens/s), limited by {}; the lower bound is "
@@ -136,9 +126,12 @@ std::string to_text(const PlanReport& plan) {
   } else {
     text += "does not fit.\n";
   }
-  text += fmt::format("The smallest device memory that works is {} bytes ({}).\n",
-                      plan.smallest_device_memory, format_byte_size(plan.smallest_device_memory));
-  return text;
+  if (plan.smallest_device_memory < 0) {
+    return text + "No device memory is enough beside this host memory.\n";
+  }
+  return text + fmt::format("The smallest device memory that works is {} bytes ({}).\n",
+                            plan.smallest_device_memory,
+                            format_byte_size(plan.smallest_device_memory));
 }
 
 }  // namespace hetmem

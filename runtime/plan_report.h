@@ -7,49 +7,45 @@
 #include <optional>
 #include <string>
 
-#include "device/tier.h"
-#include "graph/compile.h"
+#include "runtime/step_plan.h"
 #include "runtime/train_config.h"
 
 namespace hetmem {
 
-// Rates that predictions reckon with.
-struct MachineRates {
-  double gemm_flops = 0;           // per second, all threads, fp32
-  double bf16_flops = 0;           // the same of products in bf16; 0 where there are none
-  double memory_bandwidth = 0;     // bytes a second
-  std::string source = "assumed";  // "measured", "file" or "assumed"
-};
-
-struct TierPlan {
-  int64_t budget = 0;
-  int64_t peak = 0;
-  BytesByKind by_kind{};
-};
-
-struct PlanReport {
-  bool fits = false;
+// What is said of a step beside its plan.
+struct StepFigures {
   int64_t parameters = 0;
+  int64_t tokens_per_step = 0;
+  int64_t micro_batches = 1;
+  size_t chunks = 0;
+  int64_t chunk_bytes = 0;  // capacity
+  double chunk_waste = 0;
+};
+
+struct PlanReport : StepFigures {
+  bool fits = false;
   TierPlan device;
   TierPlan host;
   TierPlan disk;
   double step_seconds = 0;  // meaningless where it does not fit
   double lower_bound_seconds = 0;
-  std::string limited_by;  // "compute" or "memory bandwidth"
-  int64_t smallest_device_memory = 0;
+  std::string limited_by;
+  int64_t smallest_device_memory = -1;  // -1: no device budget is enough
+  Traffic traffic;
   MachineRates rates;
-  int64_t tokens_per_step = 0;
+  // How the memory is managed.
+  size_t resident_chunks = 0;
+  int64_t group = 1;
 };
 
 PlanReport make_plan(const TrainConfig& config);
+// Of a plan that is there already.
+PlanReport report_of(const RunPlan& run, const RunPrograms& programs, const TrainConfig& config,
+                     int64_t sequence, const MachineRates& rates);
+PlanReport report_of(const RunPlan& run, const StepFigures& figures, const MachineRates& rates);
 // The object of the contract.
 std::string to_json(const PlanReport& plan);
 // The same for people: a table and two lines.
 std::string to_text(const PlanReport& plan);
-
-// Rates of this machine: as measured before, else assumed from its processor.
-MachineRates load_rates();
-// Measures and keeps them under $XDG_CACHE_HOME/hetmem.
-MachineRates measure_rates(int threads);
 
 }  // namespace hetmem

@@ -118,16 +118,24 @@ void append_machine_and_output(std::vector<Option>& table) {
   const char* output = "Output";
   table.push_back(text({"device", memory, "auto|cpu", "auto", "where to train"}, &C::device));
   table.push_back(bytes({"device-memory", memory, "SIZE", "auto",
-                         "hard budget of the device tier (1.5GiB, 2GB, bytes)"},
+                         "hard budget of device memory (1.5GiB, 2GB, bytes): activations and the "
+                         "chunks that are in use"},
                         &C::device_memory));
-  table.push_back(bytes({"host-memory", memory, "SIZE", "auto", "hard budget of the host tier"},
-                        &C::host_memory));
+  table.push_back(
+      bytes({"host-memory", memory, "SIZE", "auto",
+             "hard budget of host memory: the chunks that do not stay on the device; 0: all stay"},
+            &C::host_memory));
   table.push_back(text({"compute-dtype", memory, "auto|fp32|bf16", "auto",
                         "dtype of matrix products; auto: bf16 where the processor has it"},
                        &C::compute_dtype));
+  table.push_back(text({"machine", memory, "FILE.json", "measured",
+                        "rates that plans reckon with, as doctor --measure writes them"},
+                       &C::machine));
   table.push_back(integer({"threads", memory, "N", "all", "threads that compute"}, &C::threads, 1));
-  table.push_back(
-      text({"out", output, "DIR", "runs/<time>", "everything that the run writes", true}, &C::out));
+  table.push_back(text(
+      {"out", output, "DIR", "runs/<time>",
+       "everything that the run writes: metrics, plan, access trace, checkpoints, model", true},
+      &C::out));
   table.push_back(boolean(
       {"overwrite-output-dir", output, "", "off", "replace the run that a folder holds", true},
       &C::overwrite_output_dir));
@@ -213,7 +221,7 @@ const std::vector<LaterOption>& later_options() {
       {"activations", "auto"},     {"allow-lossy", "false"},
       {"error-bound", "adaptive"}, {"optimizer-overlap", "on"},
       {"encrypt-disk", "false"},   {"deepspeed", ""},
-      {"tensorboard", "false"},    {"machine", ""}};
+      {"tensorboard", "false"}};
   return table;
 }
 

@@ -50,14 +50,20 @@ struct TrainConfig {
   double max_grad_norm = 1.0;
   std::string compute_dtype = "auto";
   bool shuffle = true;
+  bool prefetch = true;  // no option, for tests; false: a chunk is brought when its op is next
   uint64_t seed = 42;
   int64_t save_steps = 0;
   int64_t save_total_limit = 2;
   std::string resume_from_checkpoint;  // a path, "latest", or empty
   OnNonFinite on_nonfinite = OnNonFinite::kStop;
   LogFormat log_format = LogFormat::kAuto;
+  std::string machine;  // a file of rates; empty: this machine's
   std::string trace;
   int64_t threads = 0;  // 0: all
+
+  // No options, as prefetch is none: micro-batches that pass a chunk before the next, for tests to
+  // choose, since no result depends on it; 0: as many as fit.
+  int64_t group = 0;
 };
 
 using Option = OptionOf<TrainConfig>;

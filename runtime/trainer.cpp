@@ -3,22 +3,18 @@
 #include <chrono>
 #include <cmath>
 #include <optional>
-#include <regex>
+#include <utility>
 
 #include "core/byte_size.h"
 #include "core/error.h"
 #include "core/trace.h"
 #include "device/stream.h"
 #include "device/thread_pool.h"
-#include "graph/compile.h"
 #include "models/models.h"
 #include "ops/ops.h"
-#include "runtime/budgets.h"
-#include "runtime/executor.h"
-#include "runtime/memory_plan.h"
-#include "runtime/model_weights.h"
 #include "runtime/program.h"
 #include "runtime/schedule.h"
+#include "runtime/step_executor.h"
 
 namespace hetmem {
 namespace {
@@ -30,10 +26,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 // The inputs and labels of sequences [first, first + count) of token ids [.., T + 1].
-struct MicroBatch {
-  std::vector<int32_t> tokens;
-  std::vector<int32_t> labels;
-};
 MicroBatch cut(std::span<const int32_t> ids, int64_t first, int64_t count, int64_t sequence) {
   MicroBatch batch;
   for (int64_t row = first; row < first + count; ++row) {
@@ -59,15 +51,19 @@ int64_t resolved_sequence_length(const TrainConfig& config, const ModelConfig& m
 }
 
 struct Trainer::State {
-  State(const TrainConfig& given, int64_t steps);
+  State(const TrainConfig& given, int64_t steps, const OnTiers& on_tiers);
 
   void check_ids(std::span<const int32_t> ids) const;
-  void make_executor();
-  void run_micro_batches(std::span<const int32_t> ids, StepReport& report);
-  double gradient_norm();
+  void adopt(RunPlan next);
+  void settle();
+  void reserve();
+  void plan_again();
+  std::vector<MicroBatch> micro_batches(std::span<const int32_t> ids) const;
+  void forward_and_backward(std::span<const int32_t> ids, StepReport& report);
   void apply_optimizer(double learning_rate, double gradient_scale);
+  PieceStep optimizer_step(double learning_rate, double gradient_scale) const;
+  void watch_drift(double seconds);
   TierUse use(const Tier& tier) const;
-  TensorView moment(int which, size_t weight) const;
 
   TrainConfig config;
   ModelConfig model;
@@ -77,62 +73,135 @@ struct Trainer::State {
   int64_t optimizer_count = 0;
   int64_t parameters = 0;
 
-  Program program;       // one micro-batch of training
-  Program eval_program;  // the forward pass alone
-  MemoryPlan memory;
-  MemoryPlan eval_memory;
+  RunPrograms programs;
+  MachineRates rates;
+  TierBudgets budgets;
+  RunPlan plan;
+  MeasuredTimes times;
+  bool measure = true;             // the next step is measured, then planned again
+  std::vector<double> recent;      // seconds of steps since the plan was made
+  std::vector<bool> decays;        // by weight
   Tier device;
   Tier host;
-  Buffer weights;
-  Buffer gradients;
-  Buffer moments;
-  ParameterViews views;
-  std::vector<bool> decays;         // by weight
-  std::vector<double> square_sums;  // by weight; written by the stream
   ThreadPool pool;
-  CpuStream compute;  // after the pool it uses, before what it runs for
-  std::optional<Executor> executor;
-  std::optional<Executor> eval_executor;
+  CpuStream compute;  // streams come after the pool they use, before what they run for
+  CpuStream host_work;
+  TransferEngine transfers;
+  ChunkManager chunks;
+  Buffer working;  // the pool of the plan
+  std::optional<StepExecutor> executor;
+  std::optional<StepExecutor> evaluation;
 };
 
-Trainer::State::State(const TrainConfig& given, int64_t steps)
+Trainer::State::State(const TrainConfig& given, int64_t steps, const OnTiers& on_tiers)
     : config(given),
       model(load_model_config(given.model)),
       sequence(resolved_sequence_length(given, model)),
       total_steps(steps),
-      program(compile_training(model, config, sequence)),
-      eval_program(compile_evaluation(model, config, sequence)),
-      memory(plan_training_memory(program, config)),
-      eval_memory(plan_memory(eval_program, 0)),
-      device("device", resolve_budgets(config, memory, eval_memory).device),
-      host("host", resolve_budgets(config, memory, eval_memory).host),
+      programs(model, config, sequence),
+      rates(load_rates(config.machine)),
+      budgets(budgets_of(config)),
+      plan(plan_run(programs, config, rates, budgets)),
+      device("device", budgets.device),
+      host("host", budgets.host),
       pool(static_cast<int>(config.threads)),
-      compute("compute", pool) {
-  weights = Buffer(device, memory.weights.bytes, MemoryKind::kWeights, MemorySpace::kDevice);
-  gradients = Buffer(device, memory.gradients.bytes, MemoryKind::kGradients, MemorySpace::kDevice);
-  moments = Buffer(device, memory.moments * memory.optimizer.bytes, MemoryKind::kOptimizer,
-                   MemorySpace::kDevice);
+      compute("compute", pool),
+      host_work("host", pool, MemorySpace::kHost),
+      transfers(pool),
+      chunks(programs.layout, moments_of(config.optimizer), device, host, transfers) {
+  if (!plan.fits()) refuse(plan, budgets);
+  if (on_tiers) on_tiers(device, host);
   const std::vector<WeightSpec> specs = weight_specs(model);
-  HETMEM_ASSERT(specs.size() == program.weights.size());
-  for (size_t i = 0; i < program.weights.size(); ++i) {
-    const Value& value = program.value(program.weights[i]);
+  HETMEM_ASSERT(specs.size() == programs.training.weights.size());
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const Value& value = programs.training.value(programs.training.weights[i]);
     HETMEM_ASSERT(specs[i].name == value.name);
-    views.weights.push_back(weights.view(memory.weights.offsets[i], value.dtype, value.shape));
-    const bool own_block = program.gradients[i] != kNoValue && !memory.pooled_gradients;
-    views.gradients.push_back(
-        own_block ? gradients.view(memory.gradients.offsets[i], value.dtype, value.shape)
-                  : TensorView{});
     decays.push_back(specs[i].decays);
     parameters += value.shape.elements();
   }
-  square_sums.resize(program.weights.size(), 0.0);
-  fill_weights(model, config, specs, views.weights);
-  make_executor();
+  settle();
+  fill_weights(model, config, specs, [&](size_t index, const FloatSource& source) {
+    chunks.write(ChunkList::kWeights, static_cast<int>(index), source);
+  });
 }
 
-void Trainer::State::make_executor() {
-  executor.emplace(program, memory, device, compute, views);
-  for (size_t i = 0; i < views.gradients.size(); ++i) views.gradients[i] = executor->gradient(i);
+// The pool serves training and, between steps, evaluation.
+void Trainer::State::reserve() {
+  const Plan& training = plan.training.plan;
+  BytesByKind bytes = training.pool_by_kind;
+  bytes[static_cast<size_t>(MemoryKind::kActivationsTemporary)] +=
+      std::max<int64_t>(0, plan.evaluation.plan.pool_bytes - training.pool_bytes);
+  working = Buffer(device, bytes, MemorySpace::kDevice);
+  working.populate();
+  const Lanes lanes{compute, host_work, transfers};
+  executor.emplace(programs.training, plan.training.trace, training, chunks, working, device,
+                   lanes);
+  evaluation.emplace(programs.evaluation, plan.evaluation.trace, plan.evaluation.plan, chunks,
+                     working, device, lanes);
+}
+
+// Takes another plan. Where memory for it is refused, the plan of before is settled again when the
+// next step begins.
+void Trainer::State::adopt(RunPlan next) {
+  executor.reset();
+  evaluation.reset();
+  working = Buffer();
+  RunPlan before = std::exchange(plan, std::move(next));
+  recent.clear();
+  try {
+    settle();
+  } catch (...) {
+    plan = std::move(before);
+    throw;
+  }
+}
+
+// Moves chunks to where the plan has them, one at a time, and reserves what it works in.
+void Trainer::State::settle() {
+  device.set_budget(std::max(budgets.device, device.used()));
+  host.set_budget(std::max(budgets.host, host.used()));
+  chunks.place(plan.training.plan.resident);
+  device.set_budget(budgets.device);
+  host.set_budget(budgets.host);
+  try {
+    reserve();
+  } catch (...) {
+    executor.reset();
+    evaluation.reset();
+    working = Buffer();
+    throw;
+  }
+}
+
+void Trainer::State::plan_again() {
+  measure = false;
+  times.take(plan.training.trace, executor->op_seconds(), executor->update_seconds());
+  RunPlan next = plan_run(programs, config, rates, budgets, &times);
+  HETMEM_ASSERT(next.fits());
+  if (same_actions(plan.training.plan, next.training.plan) &&
+      same_actions(plan.evaluation.plan, next.evaluation.plan)) {
+    plan = std::move(next);  // with better predictions; what runs it stays
+    recent.clear();
+    return;
+  }
+  try {
+    adopt(std::move(next));
+  } catch (const Error& error) {
+    // The step is taken and its report stands: the plan of before serves on, from the next step.
+    if (error.kind() != ErrorKind::kDoesNotFit) throw;
+  }
+}
+
+// A plan whose time is off by more than this is made again, with fresh times.
+void Trainer::State::watch_drift(double seconds) {
+  constexpr double kDrift = 0.1;
+  constexpr size_t kSteps = 8;
+  recent.push_back(seconds);
+  if (recent.size() < kSteps) return;
+  std::vector<double> sorted = std::exchange(recent, {});
+  std::sort(sorted.begin(), sorted.end());
+  const double predicted = plan.training.plan.step_seconds;
+  measure = std::abs(sorted[kSteps / 2] - predicted) > kDrift * predicted;
 }
 
 void Trainer::State::check_ids(std::span<const int32_t> ids) const {
@@ -145,42 +214,43 @@ void Trainer::State::check_ids(std::span<const int32_t> ids) const {
   }
 }
 
-void Trainer::State::run_micro_batches(std::span<const int32_t> ids, StepReport& report) {
+std::vector<MicroBatch> Trainer::State::micro_batches(std::span<const int32_t> ids) const {
+  std::vector<MicroBatch> batches;
+  for (int64_t micro = 0; micro < config.gradient_accumulation_steps; ++micro) {
+    batches.push_back(cut(ids, micro * config.batch_size, config.batch_size, sequence));
+  }
+  return batches;
+}
+
+void Trainer::State::forward_and_backward(std::span<const int32_t> ids, StepReport& report) {
   const trace::Range range("trainer", "forward and backward");
   report.tokens = config.gradient_accumulation_steps * config.batch_size * sequence;
-  executor->clear_loss();
-  for (int64_t micro = 0; micro < config.gradient_accumulation_steps; ++micro) {
-    const MicroBatch batch = cut(ids, micro * config.batch_size, config.batch_size, sequence);
-    OpRuntime runtime;
-    runtime.accumulate = micro > 0;
-    runtime.loss_scale = 1.0 / static_cast<double>(report.tokens);
-    runtime.random_key = random_key_of(config.seed, steps_done, micro);
-    executor->run(batch.tokens, batch.labels, runtime);
-  }
-  report.loss = executor->loss() / static_cast<double>(report.tokens);
+  const auto tokens = static_cast<double>(report.tokens);
+  executor->run(
+      micro_batches(ids), 1.0 / tokens,
+      [this](int64_t micro) { return random_key_of(config.seed, steps_done, micro); }, measure);
+  report.loss = executor->loss() / tokens;
+  report.grad_norm = executor->gradient_norm();
 }
 
-double Trainer::State::gradient_norm() {
-  const trace::Range range("trainer", "gradient norm");
-  for (size_t i = 0; i < views.gradients.size(); ++i) {
-    if (views.gradients[i]) ops::sum_of_squares(compute, views.gradients[i], &square_sums[i]);
-  }
-  compute.synchronize();
-  double sum = 0;
-  for (size_t i = 0; i < views.gradients.size(); ++i) {
-    if (views.gradients[i]) sum += square_sums[i];
-  }
-  return std::sqrt(sum);
-}
-
-TensorView Trainer::State::moment(int which, size_t weight) const {
-  return moments.view(which * memory.optimizer.bytes + memory.optimizer.offsets[weight],
-                      DType::kFloat32, program.value(program.weights[weight]).shape);
-}
-
-void Trainer::State::apply_optimizer(double learning_rate, double gradient_scale) {
-  const trace::Range range("trainer", "optimizer");
+PieceStep Trainer::State::optimizer_step(double learning_rate, double gradient_scale) const {
   const auto count = static_cast<double>(optimizer_count + 1);
+  const auto decay = [this](const PieceState& piece) {
+    return static_cast<float>(decays[static_cast<size_t>(piece.tensor)] ? config.weight_decay
+                                                                        : 0.0);
+  };
+  if (config.optimizer == OptimizerKind::kSgd) {
+    ops::SgdStep sgd;
+    sgd.learning_rate = static_cast<float>(learning_rate);
+    sgd.momentum = static_cast<float>(config.momentum);
+    sgd.gradient_scale = static_cast<float>(gradient_scale);
+    sgd.first = optimizer_count == 0;
+    return [sgd, decay](Stream& stream, const PieceState& piece) {
+      ops::SgdStep step = sgd;
+      step.weight_decay = decay(piece);
+      ops::sgd_step(stream, step, piece.weight, piece.gradient, piece.first_moment);
+    };
+  }
   ops::AdamWStep adam;
   adam.learning_rate = static_cast<float>(learning_rate);
   adam.beta1 = static_cast<float>(config.adam_beta1);
@@ -190,33 +260,26 @@ void Trainer::State::apply_optimizer(double learning_rate, double gradient_scale
   adam.bias_correction2_sqrt =
       static_cast<float>(std::sqrt(1.0 - std::pow(config.adam_beta2, count)));
   adam.gradient_scale = static_cast<float>(gradient_scale);
-  ops::SgdStep sgd;
-  sgd.learning_rate = adam.learning_rate;
-  sgd.momentum = static_cast<float>(config.momentum);
-  sgd.gradient_scale = adam.gradient_scale;
-  sgd.first = optimizer_count == 0;
-  for (size_t i = 0; i < views.weights.size(); ++i) {
-    if (!views.gradients[i]) continue;
-    const auto decay = static_cast<float>(decays[i] ? config.weight_decay : 0.0);
-    if (config.optimizer == OptimizerKind::kAdamW) {
-      adam.weight_decay = decay;
-      ops::adamw_step(compute, adam, views.weights[i], views.gradients[i], moment(0, i),
-                      moment(1, i));
-    } else {
-      sgd.weight_decay = decay;
-      ops::sgd_step(compute, sgd, views.weights[i], views.gradients[i], moment(0, i));
-    }
-  }
-  compute.synchronize();
+  return [adam, decay](Stream& stream, const PieceState& piece) {
+    ops::AdamWStep step = adam;
+    step.weight_decay = decay(piece);
+    ops::adamw_step(stream, step, piece.weight, piece.gradient, piece.first_moment,
+                    piece.second_moment);
+  };
+}
+
+void Trainer::State::apply_optimizer(double learning_rate, double gradient_scale) {
+  const trace::Range range("trainer", "optimizer");
+  executor->update(optimizer_step(learning_rate, gradient_scale), measure);
   ++optimizer_count;
 }
 
 TierUse Trainer::State::use(const Tier& tier) const {
-  return {tier.budget(), tier.peak(), tier.peak_by_kind()};
+  return {tier.budget(), tier.peak(), tier.peak_by_kind(), tier.touched_bytes()};
 }
 
-Trainer::Trainer(const TrainConfig& config, int64_t total_steps)
-    : state_(std::make_unique<State>(config, total_steps)) {}
+Trainer::Trainer(const TrainConfig& config, int64_t total_steps, const OnTiers& on_tiers)
+    : state_(std::make_unique<State>(config, total_steps, on_tiers)) {}
 Trainer::~Trainer() = default;
 Trainer::Trainer(Trainer&&) noexcept = default;
 Trainer& Trainer::operator=(Trainer&&) noexcept = default;
@@ -241,15 +304,20 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
                                           " tokens");
   }
   s.check_ids(tokens);
-  s.eval_executor.reset();  // its pool is reserved only while it is used
+  if (!s.executor) s.settle();
+  s.device.reset_peak();
+  s.host.reset_peak();
+  const Traffic before{s.transfers.bytes_to_device(), s.transfers.bytes_to_host()};
+  const double waited = s.compute.waited_seconds();
+  const bool measured = s.measure;
   StepReport report;
   report.step = s.steps_done + 1;
   report.learning_rate =
       s.config.learning_rate * schedule_factor(s.config, s.steps_done, s.total_steps);
-  s.run_micro_batches(tokens, report);
-  report.grad_norm = s.gradient_norm();
+  s.forward_and_backward(tokens, report);
   if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
     if (s.config.on_nonfinite == OnNonFinite::kStop) {
+      s.executor->forget_pool();
       throw Error(ErrorKind::kNonFinite,
                   std::string(std::isfinite(report.loss) ? "the gradient" : "the loss") +
                       " of step " + std::to_string(report.step) +
@@ -257,6 +325,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
                       "--on-nonfinite skip");
     }
     report.skipped = true;
+    s.executor->update({});
   } else {
     // clip_grad_norm_: the coefficient never enlarges a gradient.
     const double limit = s.config.max_grad_norm;
@@ -266,7 +335,16 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   ++s.steps_done;
   report.device = s.use(s.device);
   report.host = s.use(s.host);
+  report.traffic = {s.transfers.bytes_to_device() - before.to_device,
+                    s.transfers.bytes_to_host() - before.to_host};
+  report.exposed_copy_seconds = s.compute.waited_seconds() - waited;
   report.seconds = seconds_since(start);
+  report.fraction_of_bound = s.plan.training.plan.lower_bound_seconds / report.seconds;
+  if (measured && !report.skipped) {
+    s.plan_again();
+  } else if (!measured) {
+    s.watch_drift(report.seconds);
+  }
   return report;
 }
 
@@ -274,42 +352,73 @@ double Trainer::evaluate(std::span<const int32_t> tokens) {
   State& s = *state_;
   const auto width = static_cast<size_t>(s.sequence + 1);
   if (tokens.empty() || tokens.size() % width != 0) {
-    throw Error(ErrorKind::kBadInput, "evaluation takes whole sequences of " +
-                                          std::to_string(width) + " tokens, got " +
-                                          std::to_string(tokens.size()));
+    throw Error(ErrorKind::kBadInput, "an evaluation takes sequences of " + std::to_string(width) +
+                                          " tokens, got " + std::to_string(tokens.size()) +
+                                          " tokens");
   }
   s.check_ids(tokens);
-  // The training pool is not in use between steps: its place is taken, then given back.
-  s.executor.reset();
-  s.eval_executor.emplace(s.eval_program, s.eval_memory, s.device, s.compute, s.views);
-  s.eval_executor->clear_loss();
+  if (!s.executor) s.settle();
+  s.executor->forget_pool();
   const auto sequences = static_cast<int64_t>(tokens.size() / width);
+  double sum = 0;
   for (int64_t first = 0; first < sequences; first += s.config.batch_size) {
     const int64_t count = std::min(s.config.batch_size, sequences - first);
     MicroBatch batch = cut(tokens, first, count, s.sequence);
     const auto full = static_cast<size_t>(s.config.batch_size * s.sequence);
     batch.tokens.resize(full, 0);
     batch.labels.resize(full, kIgnoredLabel);
-    s.eval_executor->run(batch.tokens, batch.labels, OpRuntime{});
+    s.evaluation->forget_pool();
+    s.evaluation->run(std::span(&batch, 1), 1.0, [](int64_t) { return uint64_t{0}; });
+    sum += s.evaluation->loss();
   }
-  const double sum = s.eval_executor->loss();
-  s.eval_executor.reset();
-  s.make_executor();
   return sum / static_cast<double>(sequences * s.sequence);
 }
 
-std::vector<StateTensor> Trainer::state() {
-  State& s = *state_;
+std::vector<StateTensor> Trainer::state() const {
+  const Program& program = state_->programs.training;
   std::vector<StateTensor> tensors;
-  for (size_t i = 0; i < s.views.weights.size(); ++i) {
-    StateTensor tensor{s.program.value(s.program.weights[i]).name, s.views.weights[i], {}};
-    for (int which = 0; which < s.memory.moments && s.program.gradients[i] != kNoValue; ++which) {
-      tensor.moments.push_back(s.moment(which, i));
-    }
-    tensors.push_back(std::move(tensor));
+  for (size_t i = 0; i < program.weights.size(); ++i) {
+    const Value& value = program.value(program.weights[i]);
+    const bool trained = program.gradients[i] != kNoValue;
+    tensors.push_back({value.name, value.shape, trained ? state_->chunks.moments() : 0});
   }
   return tensors;
 }
+
+void Trainer::read(ChunkList list, size_t tensor, const FloatSink& sink) {
+  state_->chunks.read(list, static_cast<int>(tensor), sink);
+}
+
+void Trainer::write(ChunkList list, size_t tensor, const FloatSource& source) {
+  if (state_->executor) state_->executor->forget_pool();
+  state_->chunks.write(list, static_cast<int>(tensor), source);
+}
+
+void Trainer::set_budget(int64_t device_memory, int64_t host_memory) {
+  State& s = *state_;
+  TrainConfig changed = s.config;
+  changed.device_memory = device_memory;
+  changed.host_memory = host_memory;
+  const TierBudgets budgets = budgets_of(changed);
+  RunPlan next = plan_run(s.programs, changed, s.rates, budgets,
+                          s.steps_done > 0 && !s.measure ? &s.times : nullptr);
+  if (!next.fits()) refuse(next, budgets);
+  const TierBudgets before = std::exchange(s.budgets, budgets);
+  try {
+    s.adopt(std::move(next));
+  } catch (...) {
+    s.budgets = before;
+    throw;
+  }
+  s.config = changed;
+}
+
+const RunPlan& Trainer::plan() const { return state_->plan; }
+PlanReport Trainer::plan_report() const {
+  return report_of(state_->plan, state_->programs, state_->config, state_->sequence,
+                   state_->rates);
+}
+const AccessTrace& Trainer::access_trace() const { return state_->plan.training.trace.access; }
 
 void Trainer::restore_counts(int64_t steps_done, int64_t optimizer_count) {
   state_->steps_done = steps_done;

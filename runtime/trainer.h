@@ -10,21 +10,27 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "device/tier.h"
+#include "chunk_manager/chunk_manager.h"
 #include "io/model_config.h"
+#include "runtime/model_weights.h"
+#include "runtime/plan_report.h"
+#include "runtime/step_plan.h"
 #include "runtime/train_config.h"
 
 namespace hetmem {
 
+// A tier during a step: what was reserved at most, and what of it was really touched.
 struct TierUse {
   int64_t budget = 0;
   int64_t peak = 0;
   BytesByKind by_kind{};
+  int64_t touched = 0;
 };
 
 struct StepReport {
@@ -37,21 +43,28 @@ struct StepReport {
   bool skipped = false;  // loss or gradient was not finite, and --on-nonfinite is skip
   TierUse device;
   TierUse host;
+  // Bytes that the copies of this step have moved. The first step on a plan, and one after an
+  // evaluation, also brings what a step leaves in place for the next.
+  Traffic traffic;
+  double exposed_copy_seconds = 0;  // compute stood still for a copy
+  double fraction_of_bound = 0;     // the plan's lower bound over the seconds
 };
 
-// One named tensor of the training state, in place.
+// One named tensor of the training state.
 struct StateTensor {
   std::string name;
-  TensorView weight;
-  std::vector<TensorView> moments;  // empty where frozen
+  Shape shape;
+  int moments = 0;  // 0 where frozen
 };
 
 class Trainer {
  public:
   // Reads the weights (or makes them, --from-scratch), plans and reserves memory. `total_steps` is
   // the length of the schedule. Throws Error: kBadInput for the model or the configuration,
-  // kDoesNotFit with the smallest budget that works.
-  Trainer(const TrainConfig& config, int64_t total_steps);
+  // kDoesNotFit with the smallest budget that works. Tests may give a function that is shown the
+  // tiers before anything is reserved in them; they live as long as the Trainer.
+  using OnTiers = std::function<void(Tier& device, Tier& host)>;
+  Trainer(const TrainConfig& config, int64_t total_steps, const OnTiers& on_tiers = {});
   ~Trainer();
   Trainer(Trainer&&) noexcept;
   Trainer& operator=(Trainer&&) noexcept;
@@ -73,9 +86,21 @@ class Trainer {
   // Steps taken (skipped ones count), and Adam's own count.
   int64_t steps_done() const;
   int64_t optimizer_count() const;
-  // The training state, for checkpoints; the trainer must be idle.
-  std::vector<StateTensor> state();
+  // The training state, for checkpoints, in the order of the model: tensors are read and written in
+  // pieces, in whatever tier they are.
+  std::vector<StateTensor> state() const;
+  void read(ChunkList list, size_t tensor, const FloatSink& sink);
+  void write(ChunkList list, size_t tensor, const FloatSource& source);
   void restore_counts(int64_t steps_done, int64_t optimizer_count);
+
+  // From the next step on, plans for other budgets; losses and weights stay the same, bit for bit.
+  // Throws Error (kDoesNotFit) with the smallest device budget that works; all is then as before.
+  void set_budget(int64_t device_memory, int64_t host_memory);
+  // The plan that the next step runs on, and that of evaluation.
+  const RunPlan& plan() const;
+  PlanReport plan_report() const;
+  // What the planner knows of a step: with measured times after the warm-up.
+  const AccessTrace& access_trace() const;
 
  private:
   struct State;

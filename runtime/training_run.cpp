@@ -19,6 +19,8 @@
 #include "runtime/checkpoint.h"
 #include "runtime/plan_report.h"
 #include "runtime/prepared_data.h"
+#include "runtime/program.h"
+#include "runtime/trace_file.h"
 
 namespace hetmem {
 namespace {
@@ -50,16 +52,20 @@ std::string metrics_line(const StepReport& report) {
   line["memory"] = {{"device", tier_json(report.device)},
                     {"host", tier_json(report.host)},
                     {"disk", tier_json(TierUse{})}};
-  line["traffic"] = {{"to_device", 0}, {"to_host", 0}, {"disk_read", 0}, {"disk_write", 0}};
-  line["exposed_copy_seconds"] = 0.0;
-  line["fraction_of_bound"] = nullptr;
+  line["traffic"] = {{"to_device", report.traffic.to_device},
+                     {"to_host", report.traffic.to_host},
+                     {"disk_read", 0},
+                     {"disk_write", 0}};
+  line["exposed_copy_seconds"] = report.exposed_copy_seconds;
+  line["fraction_of_bound"] = report.fraction_of_bound;
   if (report.skipped) line["skipped"] = true;
   return line.dump();
 }
 
 // What a run writes into its folder, left-overs of a commit that was cut off included.
 bool is_written_by_runs(const std::string& name) {
-  constexpr std::array kNames{"config.yaml", "plan.json", "metrics.jsonl", "final"};
+  constexpr std::array kNames{"config.yaml", "plan.json", "access_trace.json", "metrics.jsonl",
+                              "final"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
          name.starts_with("checkpoint-") || name.starts_with("final.tmp-");
 }
@@ -246,7 +252,8 @@ class Loop {
     trim_metrics(metrics_path, trainer.steps_done());
     metrics_.open(metrics_path, std::ios::app);
     write_text_file(folder.path() + "/config.yaml", to_yaml(config_));
-    write_text_file(folder.path() + "/plan.json", to_json(make_plan(config_)) + "\n");
+    write_plan(trainer, folder.path());
+    op_seconds_ = trainer.access_trace().op_seconds;
     if (!config_.trace.empty()) trace::start();
     RunResult result;
     result.out = folder.path();
@@ -259,6 +266,7 @@ class Loop {
       after_step(trainer, folder.path());
     }
     folder.keep();
+    result.plan = trainer.plan_report();
     result.steps = trainer.steps_done();
     result.interrupted = trainer.steps_done() < total_steps_;
     if (result.interrupted) {
@@ -284,6 +292,21 @@ class Loop {
     } catch (const Error& error) {  // the token files of text are not known to the user
       throw Error(error.kind(), flag + ": " + error.what());
     }
+  }
+
+  static void write_plan(const Trainer& trainer, const std::string& out) {
+    write_text_file(out + "/plan.json", to_json(trainer.plan_report()) + "\n");
+  }
+
+  // After the warm-up, and whenever a step was measured again: the times, and the plan that was
+  // made from them.
+  void write_new_plan(const Trainer& trainer, const std::string& out) {
+    if (trainer.access_trace().op_seconds == op_seconds_) return;
+    op_seconds_ = trainer.access_trace().op_seconds;
+    const Program program = compile_training(model_, config_, sequence_);
+    const TraceRecord record = record_trace(trainer.plan(), program, trainer.plan_report());
+    write_text_file(out + "/access_trace.json", to_json(record) + "\n");
+    write_plan(trainer, out);
   }
 
   void write_metrics(const std::string& line) {
@@ -316,6 +339,7 @@ class Loop {
   }
 
   void after_step(Trainer& trainer, const std::string& out) {
+    write_new_plan(trainer, out);
     const int64_t step = trainer.steps_done();
     evaluated_last_ = eval_data_ && config_.eval_steps > 0 && step % config_.eval_steps == 0;
     if (evaluated_last_) evaluate(trainer);
@@ -334,6 +358,7 @@ class Loop {
   std::optional<TokenDataset> eval_data_;
   int64_t total_steps_ = 0;
   std::ofstream metrics_;
+  std::vector<double> op_seconds_;  // of the plan that was written last
   bool evaluated_last_ = false;
 };
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The main job: SmolLM2-135M-Instruct, fine-tuned on the Python standard library of this machine: the
-# plan first, then the training, with a line of generated code before and after.
+# The main job: SmolLM2-135M-Instruct, fine-tuned on the Python standard library of this machine, with
+# less memory in each tier than its training state takes: the plan first, then the training, with a line of
+# generated code before and after.
 set -eu
 cd "$(dirname "$0")/.."
 model=demo/SmolLM2-135M-Instruct
@@ -24,11 +25,33 @@ done
 cp "$library"/*.py demo/text/
 
 settings="--batch-size 2 --sequence-length 256 --steps 60 --learning-rate 1e-4 --warmup-steps 5
-  --lr-scheduler-type cosine"
+  --lr-scheduler-type cosine --device-memory 900MiB --host-memory 1.75GiB"
 echo
 echo "== The plan"
 # shellcheck disable=SC2086  # the settings are words
-$hetmem plan --model "$model" $settings --device-memory 2.25GiB
+$hetmem plan --model "$model" $settings
+# shellcheck disable=SC2086
+$hetmem plan --model "$model" $settings --json >demo/plan.json
+python3 - demo/plan.json <<'END'
+import json, sys
+
+plan = json.load(open(sys.argv[1]))
+device, host = plan["tiers"]["device"], plan["tiers"]["host"]
+
+
+def size(number):
+    return f"{number / (1 << 30):.2f} GiB"
+
+
+state = 16 * plan["parameters"]  # weights, gradients, m and v in fp32
+kinds = device["by_kind"]
+passing = kinds["activations_saved"] + kinds["activations_temporary"] + kinds["workspace"]
+chunks = plan["chunks"]
+print(f"""
+Weights, gradients and optimizer state take {size(state)}: more than the {size(device["budget"])} of the device
+and more than the {size(host["budget"])} of the host. Beside {size(passing)} of activations, the device keeps
+{chunks["on_device"]} of {chunks["count"]} chunks; the others live on the host and pass through while kernels run.""")
+END
 
 generate() {
   printf '%s' "$prompt"
@@ -41,7 +64,7 @@ generate "$model"
 echo
 echo "== Training"
 # shellcheck disable=SC2086
-$hetmem train --model "$model" $settings --device-memory 2.25GiB --data demo/text \
+$hetmem train --model "$model" $settings --data demo/text \
   --data-glob '*.py' --out "$out" --overwrite-output-dir --log-format plain
 
 echo

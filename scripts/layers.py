@@ -14,9 +14,10 @@ LAYERS = [
     ["core"],
     ["device"],
     ["io", "ops", "graph"],
-    ["models", "planner"],
+    ["models", "planner", "offload"],
+    ["chunk_manager"],
     ["runtime"],
-    ["apps"],
+    ["apps", "benchmarks"],
 ]
 # What a folder may not include although its layer would allow it.
 FORBIDDEN = {"graph": {"device"}, "planner": {"device"}, "models": {"device"}, "io": {"device"}}

@@ -8,6 +8,6 @@ scripts/layers.py
 for script in scripts/*.sh; do sh -n "$script"; done
 .venv/bin/python -m compileall -q scripts tests benchmarks
 files=${LINT_FILES:-$(git ls-files 'core/*.cpp' 'device/*.cpp' 'io/*.cpp' 'ops/*.cpp' 'graph/*.cpp' \
-  'models/*.cpp' 'planner/*.cpp' 'runtime/*.cpp' 'apps/*.cpp')}
+  'models/*.cpp' 'planner/*.cpp' 'offload/*.cpp' 'chunk_manager/*.cpp' 'runtime/*.cpp' 'apps/*.cpp')}
 echo "$files" | tr ' ' '\n' | xargs -P "$(nproc)" -n 1 clang-tidy -p build --quiet 2>/dev/null
 echo "lint: clean"

@@ -1,14 +1,20 @@
 #include "device/stream.h"
 
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
 #include "core/trace.h"
+#include "device/cpu/memory_guard.h"
+#include "device/cpu/streaming_copy.h"
 #include "device/thread_pool.h"
 
 namespace hetmem {
@@ -18,6 +24,10 @@ struct Event::State {
   std::condition_variable signal;
   bool complete = false;
 
+  bool is_complete() {
+    const std::lock_guard lock(mutex);
+    return complete;
+  }
   void set() {
     const std::lock_guard lock(mutex);
     complete = true;
@@ -29,11 +39,7 @@ struct Event::State {
   }
 };
 
-bool Event::complete() const {
-  if (!state_) return true;
-  const std::lock_guard lock(state_->mutex);
-  return state_->complete;
-}
+bool Event::complete() const { return !state_ || state_->is_complete(); }
 
 void Event::synchronize() const {
   if (state_) state_->wait();
@@ -42,11 +48,16 @@ void Event::synchronize() const {
 struct CpuStream::State {
   struct Item {
     std::function<void(ThreadPool&)> work;
-    bool runs_after_error = false;  // events complete even when the work before them failed
+    // What it does to memory. None: it orders streams, which goes on when the work before it
+    // failed.
+    std::optional<MemoryGuard::Access> access;
   };
 
-  State(std::string stream_name, ThreadPool& thread_pool)
-      : name(std::move(stream_name)), pool(thread_pool), thread([this] { run(); }) {}
+  State(std::string stream_name, ThreadPool& thread_pool, MemorySpace stream_space)
+      : name(std::move(stream_name)),
+        pool(thread_pool),
+        space(stream_space),
+        thread([this] { run(); }) {}
 
   ~State() {
     {
@@ -73,15 +84,13 @@ struct CpuStream::State {
       Item item = std::move(queue.front());
       queue.pop_front();
       running = true;
-      const bool skip = error && !item.runs_after_error;
+      const bool skip = error && item.access;
       lock.unlock();
       std::exception_ptr failure;
-      if (!skip) {
-        try {
-          item.work(pool);
-        } catch (...) {
-          failure = std::current_exception();
-        }
+      try {
+        if (!skip) execute(item);
+      } catch (...) {
+        failure = std::current_exception();
       }
       item.work = nullptr;
       lock.lock();
@@ -91,8 +100,32 @@ struct CpuStream::State {
     }
   }
 
+  void execute(const Item& item) {
+    if (!item.access) return item.work(pool);
+    const MemoryGuard::Scope scope(*item.access);
+    item.work(pool);
+  }
+
+  void wait_for(Event::State& event) {
+    if (event.is_complete()) return;
+    const trace::Range range(name, "wait");
+    const auto begin = std::chrono::steady_clock::now();
+    event.wait();
+    const std::chrono::nanoseconds waited = std::chrono::steady_clock::now() - begin;
+    waited_nanoseconds.fetch_add(waited.count());
+  }
+
+  void move_bytes(void* destination, const void* source, int64_t bytes, CopyDirection direction) {
+    const trace::Range range(name, "copy");
+    streaming_copy(destination, source, bytes);
+    copied[static_cast<size_t>(direction)].fetch_add(bytes);
+  }
+
   const std::string name;
   ThreadPool& pool;
+  const MemorySpace space;
+  std::array<std::atomic<int64_t>, kCopyDirections> copied{};
+  std::atomic<int64_t> waited_nanoseconds{0};
   std::mutex mutex;
   std::condition_variable wake;
   std::condition_variable idle;
@@ -103,32 +136,44 @@ struct CpuStream::State {
   std::thread thread;  // last: it starts when everything above is there
 };
 
-CpuStream::CpuStream(std::string name, ThreadPool& pool)
-    : state_(std::make_unique<State>(std::move(name), pool)) {}
+CpuStream::CpuStream(std::string name, ThreadPool& pool, MemorySpace space)
+    : state_(std::make_unique<State>(std::move(name), pool, space)) {}
 CpuStream::~CpuStream() = default;
 
 const std::string& CpuStream::name() const { return state_->name; }
+MemorySpace CpuStream::space() const { return state_->space; }
 
 void CpuStream::enqueue(std::function<void(ThreadPool&)> work) {
-  state_->push({std::move(work), false});
+  const bool kernel = state_->space == MemorySpace::kDevice;
+  state_->push(
+      {std::move(work), kernel ? MemoryGuard::Access::kKernel : MemoryGuard::Access::kHost});
 }
 
 Event CpuStream::record() {
   auto event = std::make_shared<Event::State>();
-  state_->push({[event](ThreadPool&) { event->set(); }, true});
+  state_->push({[event](ThreadPool&) { event->set(); }, {}});
   return Event(event);
 }
 
 void CpuStream::wait(const Event& event) {
   if (!event.state_) return;
-  state_->push({[other = event.state_](ThreadPool&) { other->wait(); }, true});
+  State* state = state_.get();
+  state->push({[state, other = event.state_](ThreadPool&) { state->wait_for(*other); }, {}});
 }
 
-void CpuStream::copy(void* destination, const void* source, int64_t bytes) {
-  enqueue([=, this](ThreadPool&) {
-    const trace::Range range(state_->name, "copy");
-    std::memcpy(destination, source, static_cast<size_t>(bytes));
-  });
+void CpuStream::copy(void* destination, const void* source, int64_t bytes,
+                     CopyDirection direction) {
+  State* state = state_.get();
+  state->push({[=](ThreadPool&) { state->move_bytes(destination, source, bytes, direction); },
+               MemoryGuard::Access::kCopy});
+}
+
+int64_t CpuStream::copied_bytes(CopyDirection direction) const {
+  return state_->copied.at(static_cast<size_t>(direction)).load();
+}
+
+double CpuStream::waited_seconds() const {
+  return static_cast<double>(state_->waited_nanoseconds.load()) * 1e-9;
 }
 
 void CpuStream::synchronize() {

@@ -10,11 +10,22 @@ constexpr int64_t kRows = 64;
 constexpr int64_t kColumns = 64;  // columns of a task of the gradient
 constexpr int64_t kClearRows = 4096;
 
+// The rows of the table that a call has: all of them, or a block.
+struct Block {
+  Block(const OpCall& call, const TensorView& table)
+      : first(call.part.first_row), rows(table.shape[0]) {}
+  bool has(int32_t token) const { return token >= first && token < first + rows; }
+
+  int64_t first;
+  int64_t rows;
+};
+
 }  // namespace
 
 void embedding(ThreadPool& pool, const OpCall& call) {
   const auto* tokens = call.inputs[0].as<int32_t>();
   const auto* table = call.inputs[1].as<float>();
+  const Block block(call, call.inputs[1]);
   const bool has_positions = std::get<EmbeddingParams>(call.params).has_positions;
   const auto* positions = has_positions ? call.inputs[2].as<float>() : nullptr;
   const TensorView& y = call.outputs[0];
@@ -23,7 +34,8 @@ void embedding(ThreadPool& pool, const OpCall& call) {
   auto* out = y.as<float>();
   pool.parallel_blocks(y.shape.rows(), kRows, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const float* from = table + tokens[row] * width;
+      if (!block.has(tokens[row])) continue;
+      const float* from = table + (tokens[row] - block.first) * width;
       float* to = out + row * width;
       if (has_positions) {
         kernel_table().add(from, positions + row % time * width, to, width);
@@ -35,7 +47,7 @@ void embedding(ThreadPool& pool, const OpCall& call) {
 }
 
 // Each task takes some columns of every token, in the order of the tokens: the order of the sums is
-// fixed, whoever makes them.
+// fixed, whoever makes them. The gradient of the positions comes with the first block of the table.
 void embedding_backward(ThreadPool& pool, const OpCall& call) {
   const auto& params = std::get<EmbeddingParams>(call.params);
   const auto* tokens = call.inputs[0].as<int32_t>();
@@ -45,19 +57,24 @@ void embedding_backward(ThreadPool& pool, const OpCall& call) {
   const int64_t rows = dy.shape.rows();
   const TensorView& dtable = call.outputs[0];
   auto* table = dtable.as<float>();
+  const Block block(call, dtable);
   if (!call.runtime.accumulate && !params.accumulate_table) {
-    pool.parallel_blocks(dtable.shape[0], kClearRows, [&](int64_t begin, int64_t end) {
+    pool.parallel_blocks(block.rows, kClearRows, [&](int64_t begin, int64_t end) {
       std::fill(table + begin * width, table + end * width, 0.0F);
     });
   }
-  float* positions = params.has_positions ? call.outputs[1].as<float>() : nullptr;
+  const bool makes_positions = params.has_positions && block.first == 0;
+  float* positions = makes_positions ? call.outputs[1].as<float>() : nullptr;
   if (positions != nullptr && !call.runtime.accumulate) {
     std::fill(positions, positions + call.outputs[1].elements(), 0.0F);
   }
   pool.parallel_blocks(width, kColumns, [&](int64_t begin, int64_t end) {
     for (int64_t row = 0; row < rows; ++row) {
       const float* from = dy.as<float>() + row * width + begin;
-      kernel_table().add_bias(from, table + tokens[row] * width + begin, end - begin);
+      if (block.has(tokens[row])) {
+        float* to = table + (tokens[row] - block.first) * width + begin;
+        kernel_table().add_bias(from, to, end - begin);
+      }
       if (positions != nullptr) {
         kernel_table().add_bias(from, positions + row % time * width + begin, end - begin);
       }

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/error.h"
 #include "ops/cpu/gemm_bf16.h"
 #include "ops/cpu/isa/kernel_table.h"
 #include "ops/cpu/kernels.h"
@@ -10,90 +11,151 @@ namespace {
 
 int64_t padded_width(int64_t vocabulary) { return (vocabulary + 15) / 16 * 16; }
 
-// The workspace: logits and losses of a block of rows, and the rounded operands of a product.
+// The workspace: logits and losses of a block of tokens, then the rounded operands of a product.
 struct Room {
-  Room(const HeadParams& params, OpKind kind, const std::vector<Shape>& inputs)
-      : rows(head_block_rows(inputs[0].rows())), stride(padded_width(inputs[1][0])) {
+  Room(int64_t all_tokens, int64_t vocabulary)
+      : tokens(head_token_block(all_tokens)), stride(padded_width(vocabulary)) {
     constexpr int64_t kAlignment = 64;
-    const int64_t block = rows * (stride * static_cast<int64_t>(sizeof(float)) +
-                                  static_cast<int64_t>(sizeof(double)));
-    products_at = (block + kAlignment - 1) / kAlignment * kAlignment;
-    bytes = block;
-    if (!params.bf16) return;
-    for (const GemmShape& shape : gemms_of(kind, params, inputs)) {
-      bytes = std::max(bytes, products_at + gemm_bf16_workspace(shape));
-    }
+    bytes = tokens *
+            (stride * static_cast<int64_t>(sizeof(float)) + static_cast<int64_t>(sizeof(double)));
+    products_at = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   }
-  int64_t rows;
+  int64_t tokens;
   int64_t stride;
-  int64_t products_at;
   int64_t bytes;
+  int64_t products_at;
 };
 
 struct Matrix {
   float* data;
   int64_t stride;
+  Matrix rows_from(int64_t row) const { return {data + row * stride, stride}; }
+};
+Matrix matrix_of(const TensorView& view) { return {view.as<float>(), view.row_stride}; }
+
+// A call, by parts. The weight and its gradient are those of the part's block of rows.
+class Head {
+ public:
+  Head(ThreadPool& thread_pool, const OpCall& which, int64_t all_words)
+      : pool_(thread_pool),
+        call_(which),
+        params_(std::get<HeadParams>(which.params)),
+        training_(which.kind == OpKind::kHeadLossTrain),
+        vocabulary_(all_words),
+        room_(which.inputs[0].shape.rows(), all_words),
+        logits_{static_cast<float*>(which.workspace.data), room_.stride},
+        losses_(reinterpret_cast<double*>(logits_.rows_from(room_.tokens).data)) {}
+
+  void run(const OpPart& part) const {
+    HETMEM_ASSERT(part.weight_rows == vocabulary_ && part.tokens <= room_.tokens);
+    switch (part.stage) {
+      case HeadStage::kLogits:
+        return make_logits(part);
+      case HeadStage::kLoss:
+        return add_loss(part);
+      case HeadStage::kGradients:
+        return make_gradients(part);
+    }
+  }
+
+ private:
+  void make_logits(const OpPart& part) const {
+    const Shape block = block_shape(part, call_.inputs[1]);
+    multiply(head_logits_gemm(part.tokens, block), x_of(part), matrix_of(call_.inputs[1]), 0.0F,
+             columns_of(part));
+  }
+
+  // Turns the logits into their gradients where there is training.
+  void add_loss(const OpPart& part) const {
+    const auto* labels = call_.inputs[2].as<int32_t>() + part.first_token;
+    const auto scale = static_cast<float>(call_.runtime.loss_scale);
+    pool_.parallel_for(part.tokens, [&](int64_t row) {
+      float* at = logits_.rows_from(row).data;
+      losses_[row] = 0.0;
+      if (labels[row] >= 0) {
+        losses_[row] =
+            kernel_table().cross_entropy_row(at, vocabulary_, labels[row], scale, training_);
+      } else if (training_) {
+        std::fill(at, at + vocabulary_, 0.0F);
+      }
+    });
+    auto* loss = call_.outputs[0].as<double>();
+    for (int64_t row = 0; row < part.tokens; ++row) *loss += losses_[row];
+  }
+
+  // The weight is not read after dx: its gradient may be written over it.
+  void make_gradients(const OpPart& part) const {
+    const Shape block = block_shape(part, call_.inputs[1]);
+    multiply(head_input_gradient_gemm(part.tokens, block), columns_of(part),
+             matrix_of(call_.inputs[1]), part.first_row > 0 ? 1.0F : 0.0F,
+             matrix_of(call_.outputs[1]).rows_from(part.first_token));
+    if (call_.outputs.size() < 3) return;
+    HETMEM_ASSERT(block_shape(part, call_.outputs[2]) == block);
+    const bool adds = call_.runtime.accumulate || part.first_token > 0;
+    multiply(head_weight_gradient_gemm(part.tokens, block), columns_of(part), x_of(part),
+             adds ? 1.0F : 0.0F, matrix_of(call_.outputs[2]));
+  }
+
+  static const Shape& block_shape(const OpPart& part, const TensorView& weight) {
+    HETMEM_ASSERT(weight && weight.shape[0] == part.rows);
+    return weight.shape;
+  }
+  Matrix x_of(const OpPart& part) const {
+    return matrix_of(call_.inputs[0]).rows_from(part.first_token);
+  }
+  Matrix columns_of(const OpPart& part) const {
+    return {logits_.data + part.first_row, logits_.stride};
+  }
+  void multiply(const GemmShape& shape, const Matrix& a, const Matrix& b, float beta,
+                const Matrix& c) const {
+    if (!params_.bf16) {
+      return gemm(pool_, shape, a.data, a.stride, b.data, b.stride, beta, c.data, c.stride);
+    }
+    gemm_bf16(pool_, shape, a.data, a.stride, b.data, b.stride, beta, c.data, c.stride,
+              static_cast<std::byte*>(call_.workspace.data) + room_.products_at);
+  }
+
+  ThreadPool& pool_;
+  const OpCall& call_;
+  const HeadParams& params_;
+  bool training_;
+  int64_t vocabulary_;
+  Room room_;
+  Matrix logits_;
+  double* losses_;
 };
 
 }  // namespace
 
 int64_t head_loss_workspace(OpKind kind, const HeadParams& params,
                             const std::vector<Shape>& inputs) {
-  return Room(params, kind, inputs).bytes;
+  const int64_t tokens = inputs[0].rows();
+  const Shape& w = inputs[1];
+  const Room room(tokens, w[0]);
+  if (!params.bf16) return room.bytes;
+  int64_t products = 0;
+  for (const int64_t count : {room.tokens, (tokens - 1) % room.tokens + 1}) {
+    // Products of fewer rows are cut otherwise, so that one of them may need more than the whole.
+    for (int64_t rows = 1; rows <= w[0]; ++rows) {
+      const Shape block{rows, w[1]};
+      products = std::max(products, gemm_bf16_workspace(head_logits_gemm(count, block)));
+      if (kind == OpKind::kHeadLoss) continue;
+      products = std::max(products, gemm_bf16_workspace(head_input_gradient_gemm(count, block)));
+    }
+    if (kind == OpKind::kHeadLoss || !params.weight_gradient) continue;
+    products = std::max(products, gemm_bf16_workspace(head_weight_gradient_gemm(count, w)));
+  }
+  return room.products_at + products;
 }
 
 void head_loss(ThreadPool& pool, const OpCall& call) {
-  const auto& params = std::get<HeadParams>(call.params);
-  const bool training = call.kind == OpKind::kHeadLossTrain;
-  const TensorView& x = call.inputs[0];
-  const TensorView& w = call.inputs[1];
-  const auto* labels = call.inputs[2].as<int32_t>();
-  const int64_t rows = x.shape.rows();
-  const int64_t vocabulary = w.shape[0];
-  const Room room(params, call.kind, {x.shape, w.shape});
-  const int64_t stride = room.stride;
-  auto* logits = static_cast<float*>(call.workspace.data);
-  auto* losses = reinterpret_cast<double*>(logits + room.rows * stride);
-  auto* products = static_cast<std::byte*>(call.workspace.data) + room.products_at;
-  const auto multiply = [&](const GemmShape& shape, const Matrix& a, const Matrix& b, float beta,
-                            const Matrix& c) {
-    if (params.bf16) {
-      return gemm_bf16(pool, shape, a.data, a.stride, b.data, b.stride, beta, c.data, c.stride,
-                       products);
-    }
-    gemm(pool, shape, a.data, a.stride, b.data, b.stride, beta, c.data, c.stride);
-  };
-  const auto scale = static_cast<float>(call.runtime.loss_scale);
-  const bool weight_gradient = training && call.outputs.size() > 2;
-  const KernelTable& kernels = kernel_table();
-  const Matrix weight{w.as<float>(), w.row_stride};
-  double loss = 0;
-  for (int64_t first = 0; first < rows; first += room.rows) {
-    const int64_t count = std::min(room.rows, rows - first);
-    const Matrix block{x.as<float>() + first * x.row_stride, x.row_stride};
-    multiply(head_logits_gemm(count, w.shape), block, weight, 0.0F, {logits, stride});
-    pool.parallel_for(count, [&](int64_t row) {
-      const int32_t label = labels[first + row];
-      float* at = logits + row * stride;
-      losses[row] = 0.0;
-      if (label >= 0) {
-        losses[row] = kernels.cross_entropy_row(at, vocabulary, label, scale, training);
-      } else if (training) {
-        std::fill(at, at + vocabulary, 0.0F);
-      }
-    });
-    for (int64_t row = 0; row < count; ++row) loss += losses[row];
-    if (!training) continue;
-    const TensorView& dx = call.outputs[1];
-    multiply(head_input_gradient_gemm(count, w.shape), {logits, stride}, weight, 0.0F,
-             {dx.as<float>() + first * dx.row_stride, dx.row_stride});
-    if (!weight_gradient) continue;
-    const TensorView& dw = call.outputs[2];
-    const float beta = call.runtime.accumulate || first > 0 ? 1.0F : 0.0F;
-    multiply(head_weight_gradient_gemm(count, w.shape), {logits, stride}, block, beta,
-             {dw.as<float>(), dw.row_stride});
+  if (call.part.rows > 0) return Head(pool, call, call.part.weight_rows).run(call.part);
+  const int64_t vocabulary = call.inputs[1].shape[0];
+  const Head head(pool, call, vocabulary);
+  const std::vector<Shape> inputs{call.inputs[0].shape, call.inputs[1].shape};
+  for (const OpPart& part : parts(call.kind, call.params, inputs, vocabulary, vocabulary)) {
+    head.run(part);
   }
-  *call.outputs[0].as<double>() += loss;
 }
 
 }  // namespace hetmem::ops::cpu

@@ -11,6 +11,9 @@ namespace hetmem::ops::cpu {
 // Runs any op: a switch over the functions below.
 void run(ThreadPool& pool, const OpCall& call);
 int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs);
+// parts.cpp
+std::vector<OpPart> parts(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs,
+                          int64_t weight_rows, int64_t block_rows);
 
 // linear.cpp
 void linear(ThreadPool& pool, const OpCall& call);
@@ -47,6 +50,7 @@ void adamw_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weigh
                 const TensorView& gradient, const TensorView& m, const TensorView& v);
 void sgd_step(ThreadPool& pool, const SgdStep& step, const TensorView& weight,
               const TensorView& gradient, const TensorView& momentum);
-double sum_of_squares(ThreadPool& pool, const TensorView& values);
+void sum_of_squares(ThreadPool& pool, const TensorView& values, const TensorView& sum,
+                    bool accumulate);
 
 }  // namespace hetmem::ops::cpu

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/cpu/kernels.h"
+
 namespace hetmem::ops::cpu {
 
 GemmShape linear_gemm(const LinearParams& params, const Shape& x, const Shape& w) {
@@ -18,8 +20,8 @@ GemmShape linear_backward_weight_gemm(const LinearParams& params, const Shape& x
   return {left[-1], right[-1], x.rows(), true, false};
 }
 
-int64_t head_block_rows(int64_t rows) {
-  const int64_t half = (rows / 2 + 15) / 16 * 16;
+int64_t head_token_block(int64_t tokens) {
+  const int64_t half = (tokens / 2 + 15) / 16 * 16;
   return std::clamp<int64_t>(half, 1, 256);
 }
 
@@ -33,8 +35,29 @@ GemmShape head_weight_gradient_gemm(int64_t rows, const Shape& w) {
   return {w[0], w[1], rows, true, false};
 }
 
+namespace {
+
+std::vector<GemmShape> head_gemms(OpKind kind, const OpParams& params,
+                                  const std::vector<Shape>& inputs, int64_t block_rows) {
+  std::vector<GemmShape> shapes;
+  const Shape& w = inputs[1];
+  for (const OpPart& part : parts(kind, params, inputs, w[0], block_rows)) {
+    const Shape block{part.rows, w[1]};
+    if (part.stage == HeadStage::kLogits) {
+      shapes.push_back(head_logits_gemm(part.tokens, block));
+    } else if (part.stage == HeadStage::kGradients) {
+      shapes.push_back(head_input_gradient_gemm(part.tokens, block));
+      if (!std::get<HeadParams>(params).weight_gradient) continue;
+      shapes.push_back(head_weight_gradient_gemm(part.tokens, block));
+    }
+  }
+  return shapes;
+}
+
+}  // namespace
+
 std::vector<GemmShape> gemms_of(OpKind kind, const OpParams& params,
-                                const std::vector<Shape>& inputs) {
+                                const std::vector<Shape>& inputs, int64_t block_rows) {
   switch (kind) {
     case OpKind::kLinear:
       return {linear_gemm(std::get<LinearParams>(params), inputs[0], inputs[1])};
@@ -43,21 +66,8 @@ std::vector<GemmShape> gemms_of(OpKind kind, const OpParams& params,
     case OpKind::kLinearBackwardWeight:
       return {linear_backward_weight_gemm(std::get<LinearParams>(params), inputs[0], inputs[1])};
     case OpKind::kHeadLoss:
-    case OpKind::kHeadLossTrain: {
-      std::vector<GemmShape> shapes;
-      const int64_t rows = inputs[0].rows();
-      const int64_t block = head_block_rows(rows);
-      for (int64_t first = 0; first < rows; first += block) {
-        const int64_t count = std::min(block, rows - first);
-        shapes.push_back(head_logits_gemm(count, inputs[1]));
-        if (kind == OpKind::kHeadLoss) continue;
-        shapes.push_back(head_input_gradient_gemm(count, inputs[1]));
-        if (std::get<HeadParams>(params).weight_gradient) {
-          shapes.push_back(head_weight_gradient_gemm(count, inputs[1]));
-        }
-      }
-      return shapes;
-    }
+    case OpKind::kHeadLossTrain:
+      return head_gemms(kind, params, inputs, block_rows);
     default:
       return {};
   }

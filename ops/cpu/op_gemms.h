@@ -15,13 +15,14 @@ GemmShape linear_backward_weight_gemm(const LinearParams& params, const Shape& x
 
 // Tokens whose logits exist at a time: about half of a small batch, at most 256, so that those of
 // the whole batch never do.
-int64_t head_block_rows(int64_t rows);
+int64_t head_token_block(int64_t tokens);
+// Of `rows` tokens and a weight, or a block of its rows.
 GemmShape head_logits_gemm(int64_t rows, const Shape& w);
 GemmShape head_input_gradient_gemm(int64_t rows, const Shape& w);
 GemmShape head_weight_gradient_gemm(int64_t rows, const Shape& w);
 
-// All of an op's, in order; none for an op without.
+// All of an op's, in order; none for an op without. `block_rows`: of the head's weight (<= 0: all).
 std::vector<GemmShape> gemms_of(OpKind kind, const OpParams& params,
-                                const std::vector<Shape>& inputs);
+                                const std::vector<Shape>& inputs, int64_t block_rows = 0);
 
 }  // namespace hetmem::ops::cpu

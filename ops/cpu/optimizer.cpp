@@ -45,23 +45,24 @@ void sgd_step(ThreadPool& pool, const SgdStep& step, const TensorView& weight,
   });
 }
 
-double sum_of_squares(ThreadPool& pool, const TensorView& values) {
+void sum_of_squares(ThreadPool& pool, const TensorView& values, const TensorView& sum,
+                    bool accumulate) {
   const auto* x = values.as<float>();
   const int64_t count = values.elements();
   const int64_t blocks = (count + kSumBlock - 1) / kSumBlock;
   // Blocks are taken a fixed number at a time, so that their sums need no memory of the heap.
   constexpr int64_t kAtOnce = 256;
   double parts[kAtOnce];
-  double sum = 0;
+  double total = accumulate ? *sum.as<double>() : 0.0;
   for (int64_t first = 0; first < blocks; first += kAtOnce) {
     const int64_t now = std::min(kAtOnce, blocks - first);
     pool.parallel_for(now, [&](int64_t i) {
       const int64_t begin = (first + i) * kSumBlock;
       parts[i] = kernel_table().sum_of_squares(x + begin, std::min(kSumBlock, count - begin));
     });
-    for (int64_t i = 0; i < now; ++i) sum += parts[i];
+    for (int64_t i = 0; i < now; ++i) total += parts[i];
   }
-  return sum;
+  *sum.as<double>() = total;
 }
 
 }  // namespace hetmem::ops::cpu

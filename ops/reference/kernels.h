@@ -28,6 +28,7 @@ void embedding_backward(const OpCall& call);
 void linear(const OpCall& call);
 void linear_backward_input(const OpCall& call);
 void linear_backward_weight(const OpCall& call);
+// head_loss.cpp
 void head_loss(const OpCall& call);  // kHeadLoss and kHeadLossTrain
 // norm.cpp
 void layer_norm(const OpCall& call);

@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <cmath>
-#include <vector>
 
 #include "ops/reference/kernels.h"
 
@@ -24,6 +22,9 @@ const LinearParams& linear_params(const OpCall& call) {
   return std::get<LinearParams>(call.params);
 }
 
+// Whether a table, or a block of one, has a row.
+bool has_row(const Rows& table, int64_t row) { return row >= 0 && row < table.count; }
+
 // A gradient that may hold something already.
 void put(double& to, double value, bool accumulate) { to = accumulate ? to + value : value; }
 
@@ -33,11 +34,13 @@ void embedding(const OpCall& call) {
   const auto* tokens = call.inputs[0].as<int32_t>();
   const Rows table(call.inputs[1]);
   const Rows y(call.outputs[0]);
+  const int64_t first = call.part.first_row;
   const int64_t time = call.outputs[0].shape[1];
   const bool has_positions = std::get<EmbeddingParams>(call.params).has_positions;
   for (int64_t row = 0; row < y.count; ++row) {
+    if (!has_row(table, tokens[row] - first)) continue;
     for (int64_t c = 0; c < y.width; ++c) {
-      y(row, c) = table(tokens[row], c);
+      y(row, c) = table(tokens[row] - first, c);
       if (has_positions) y(row, c) += Rows(call.inputs[2])(row % time, c);
     }
   }
@@ -52,11 +55,14 @@ void embedding_backward(const OpCall& call) {
     std::fill(view.as<double>(), view.as<double>() + view.elements(), 0.0);
   };
   if (!call.runtime.accumulate && !params.accumulate_table) clear(call.outputs[0]);
-  if (!call.runtime.accumulate && params.has_positions) clear(call.outputs[1]);
+  const bool positions = params.has_positions && call.part.first_row == 0;
+  if (!call.runtime.accumulate && positions) clear(call.outputs[1]);
+  const Rows table(call.outputs[0]);
   for (int64_t row = 0; row < dy.count; ++row) {
+    const int64_t at = tokens[row] - call.part.first_row;
     for (int64_t c = 0; c < dy.width; ++c) {
-      Rows(call.outputs[0])(tokens[row], c) += dy(row, c);
-      if (params.has_positions) Rows(call.outputs[1])(row % time, c) += dy(row, c);
+      if (has_row(table, at)) table(at, c) += dy(row, c);
+      if (positions) Rows(call.outputs[1])(row % time, c) += dy(row, c);
     }
   }
 }
@@ -105,42 +111,6 @@ void linear_backward_weight(const OpCall& call) {
     double sum = 0;
     for (int64_t row = 0; row < x.count; ++row) sum += dy(row, out);
     put(call.outputs[1].as<double>()[out], sum, call.runtime.accumulate);
-  }
-}
-
-void head_loss(const OpCall& call) {
-  const Rows x(call.inputs[0]);
-  const Rows w(call.inputs[1]);
-  const auto* labels = call.inputs[2].as<int32_t>();
-  const bool training = call.kind == OpKind::kHeadLossTrain;
-  const auto clear = [](const Rows& rows) {
-    for (int64_t r = 0; r < rows.count; ++r) std::fill_n(&rows(r, 0), rows.width, 0.0);
-  };
-  if (training) clear(Rows(call.outputs[1]));
-  const bool weight_gradient = training && call.outputs.size() > 2;
-  if (weight_gradient && !call.runtime.accumulate) clear(Rows(call.outputs[2]));
-  std::vector<double> logits(static_cast<size_t>(w.count));
-  for (int64_t row = 0; row < x.count; ++row) {
-    if (labels[row] < 0) continue;
-    for (int64_t v = 0; v < w.count; ++v) {
-      double sum = 0;
-      for (int64_t c = 0; c < x.width; ++c) sum += x(row, c) * w(v, c);
-      logits[static_cast<size_t>(v)] = sum;
-    }
-    const double most = *std::max_element(logits.begin(), logits.end());
-    double total = 0;
-    for (const double logit : logits) total += std::exp(logit - most);
-    const double log_total = most + std::log(total);
-    *call.outputs[0].as<double>() += log_total - logits[static_cast<size_t>(labels[row])];
-    if (!training) continue;
-    for (int64_t v = 0; v < w.count; ++v) {
-      const double probability = std::exp(logits[static_cast<size_t>(v)] - log_total);
-      const double g = (probability - (v == labels[row] ? 1.0 : 0.0)) * call.runtime.loss_scale;
-      for (int64_t c = 0; c < x.width; ++c) {
-        Rows(call.outputs[1])(row, c) += g * w(v, c);
-        if (weight_gradient) Rows(call.outputs[2])(v, c) += g * x(row, c);
-      }
-    }
   }
 }
 

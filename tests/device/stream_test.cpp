@@ -101,7 +101,7 @@ TEST(Stream, CopiesAreWorkOfTheStream) {
   std::vector<int> from{1, 2, 3};
   std::vector<int> to(3, 0);
   stream.enqueue([future = gate.get_future().share()](ThreadPool&) { future.wait(); });
-  stream.copy(to.data(), from.data(), 12);
+  stream.copy(to.data(), from.data(), 12, CopyDirection::kWithin);
   from[0] = 10;  // the copy has not happened yet: it must see this
   gate.set_value();
   stream.synchronize();
@@ -116,6 +116,91 @@ TEST(Stream, AnErrorStopsItAndIsRethrown) {
   stream.enqueue([&ran](ThreadPool&) { ran = true; });
   EXPECT_THROW(stream.synchronize(), std::runtime_error);
   EXPECT_FALSE(ran);
+}
+
+TEST(Stream, KnowsItsSpace) {
+  ThreadPool pool(1);
+  EXPECT_EQ(CpuStream("compute", pool).space(), MemorySpace::kDevice);
+  EXPECT_EQ(CpuStream("optimizer", pool, MemorySpace::kHost).space(), MemorySpace::kHost);
+}
+
+TEST(Stream, CountsTheBytesThatItMovedByDirection) {
+  ThreadPool pool(1);
+  CpuStream stream("s", pool);
+  std::promise<void> gate;
+  std::vector<char> from(100, 'x');
+  std::vector<char> to(100, ' ');
+  stream.copy(to.data(), from.data(), 60, CopyDirection::kToDevice);
+  stream.synchronize();
+  EXPECT_EQ(stream.copied_bytes(CopyDirection::kToDevice), 60);
+  stream.enqueue([future = gate.get_future().share()](ThreadPool&) { future.wait(); });
+  stream.copy(to.data(), from.data(), 100, CopyDirection::kToDevice);
+  stream.copy(to.data(), from.data(), 7, CopyDirection::kToHost);
+  EXPECT_EQ(stream.copied_bytes(CopyDirection::kToDevice), 60);  // enqueued is not moved
+  gate.set_value();
+  stream.synchronize();
+  EXPECT_EQ(stream.copied_bytes(CopyDirection::kToDevice), 160);
+  EXPECT_EQ(stream.copied_bytes(CopyDirection::kToHost), 7);
+  EXPECT_EQ(stream.copied_bytes(CopyDirection::kWithin), 0);
+}
+
+TEST(Stream, AfterAnErrorEventsCompleteAndNothingIsMoved) {
+  ThreadPool pool(1);
+  CpuStream stream("s", pool);
+  CpuStream other("other", pool);
+  char byte = 'a';
+  const char source = 'b';
+  stream.enqueue([](ThreadPool&) { throw std::runtime_error("broken"); });
+  stream.copy(&byte, &source, 1, CopyDirection::kWithin);
+  const Event event = stream.record();
+  other.wait(event);
+  other.synchronize();
+  EXPECT_TRUE(event.complete());
+  EXPECT_THROW(stream.synchronize(), std::runtime_error);
+  EXPECT_EQ(byte, 'a');
+  EXPECT_EQ(stream.copied_bytes(CopyDirection::kWithin), 0);
+}
+
+TEST(Stream, WaitedSecondsAreThoseOfEventsThatWereNotComplete) {
+  ThreadPool pool(1);
+  CpuStream producer("producer", pool);
+  CpuStream consumer("consumer", pool);
+  const Event done = producer.record();
+  done.synchronize();
+  consumer.wait(done);
+  consumer.wait(Event());
+  consumer.synchronize();
+  EXPECT_EQ(consumer.waited_seconds(), 0);
+  // The consumer is at the event when the gate opens, or it is not, as threads go: until it is.
+  while (consumer.waited_seconds() == 0) {
+    std::promise<void> gate;
+    std::promise<void> reached;
+    producer.enqueue([&](ThreadPool&) { gate.get_future().wait(); });
+    consumer.enqueue([&](ThreadPool&) { reached.set_value(); });
+    consumer.wait(producer.record());
+    reached.get_future().wait();
+    for (int i = 0; i < 100; ++i) std::this_thread::yield();
+    gate.set_value();
+    consumer.synchronize();
+  }
+  EXPECT_EQ(producer.waited_seconds(), 0);
+}
+
+TEST(Stream, TheDestructorWaitsForEventsThatStillComplete) {
+  ThreadPool pool(1);
+  std::promise<void> gate;
+  bool ran = false;
+  CpuStream producer("producer", pool);
+  std::thread opener;
+  {
+    CpuStream consumer("consumer", pool);
+    producer.enqueue([future = gate.get_future().share()](ThreadPool&) { future.wait(); });
+    consumer.wait(producer.record());
+    consumer.enqueue([&ran](ThreadPool&) { ran = true; });
+    opener = std::thread([&gate] { gate.set_value(); });
+  }
+  EXPECT_TRUE(ran);
+  opener.join();
 }
 
 }  // namespace

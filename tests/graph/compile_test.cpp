@@ -102,6 +102,27 @@ TEST(Compile, CostsAreTheFormula) {
   FAIL() << "no linear named up";
 }
 
+TEST(Compile, ALinearNoLongerReadsItsWeightWhenTheWeightsGradientIsMade) {
+  const Program program = compile(two_layers(), {});
+  int checked = 0;
+  for (size_t i = 0; i < program.weights.size(); ++i) {
+    const auto reads = [&](const Step& step) {
+      return step.node.op == OpKind::kLinearBackwardInput &&
+             step.node.inputs[1] == program.weights[i];
+    };
+    const auto makes = [&](const Step& step) {
+      return step.node.op == OpKind::kLinearBackwardWeight &&
+             step.node.outputs[0] == program.gradients[i];
+    };
+    const auto made = std::find_if(program.steps.begin(), program.steps.end(), makes);
+    if (made == program.steps.end()) continue;
+    EXPECT_EQ(std::count_if(program.steps.begin(), made, reads), 1);
+    EXPECT_EQ(std::count_if(made, program.steps.end(), reads), 0);
+    ++checked;
+  }
+  EXPECT_EQ(checked, 2);
+}
+
 TEST(Compile, IsDeterministicAndPrintable) {
   std::ostringstream first;
   std::ostringstream second;

@@ -153,6 +153,7 @@ Results of_head(const OpCase& op) {
       const double g_error = op.runtime.loss_scale * (probability * error + (is_label ? kUnit : 0));
       for (size_t c = 0; c < width; ++c) {
         bounds[1][row * width + c] += std::abs(w[v * width + c]) * (g_error + g * over_words);
+        if (bounds.size() < 3) continue;
         bounds[2][v * width + c] += std::abs(x[row * width + c]) * (g_error + g * over_rows);
       }
     }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "core/philox.h"
 #include "device/stream.h"
@@ -68,6 +69,88 @@ Results results_of(const Buffers<Real>& buffers, const OpCase& op) {
     }
   }
   return results;
+}
+
+std::vector<Shape> input_shapes(const OpCall& call) {
+  std::vector<Shape> shapes;
+  for (const TensorView& view : call.inputs) shapes.push_back(view.shape);
+  return shapes;
+}
+
+// What a call needs, aligned.
+class Workspace {
+ public:
+  explicit Workspace(const OpCall& call)
+      : bytes_(ops::workspace_bytes(call.kind, call.params, input_shapes(call))),
+        memory_(static_cast<size_t>(bytes_) + kAlignment) {}
+  TensorView view() {
+    void* at = memory_.data();
+    size_t room = memory_.size();
+    std::align(kAlignment, static_cast<size_t>(bytes_), at, room);
+    return {at, DType::kUint8, Shape{bytes_}, MemorySpace::kDevice};
+  }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+  int64_t bytes_;
+  std::vector<std::byte> memory_;
+};
+
+bool is_head(const OpCase& op) {
+  return op.kind == OpKind::kHeadLoss || op.kind == OpKind::kHeadLossTrain;
+}
+// Which input and which output of a part are a block; kNone: none.
+constexpr size_t kNone = 9;
+size_t block_input(const OpCase& op, const OpPart& part) {
+  const bool needs = !is_head(op) || part.stage != HeadStage::kLoss;
+  return op.kind != OpKind::kEmbeddingBackward && needs ? 1 : kNone;
+}
+size_t block_output(const OpCase& op, const OpPart& part) {
+  if (op.kind == OpKind::kEmbeddingBackward) return 0;
+  return op.outputs.size() > 2 && part.stage == HeadStage::kGradients ? 2 : kNone;
+}
+
+// A block of rows in memory of its own size: what is read or written beside it is found.
+template <typename Real>
+class Block {
+ public:
+  Block(const TensorView& whole, const OpPart& part)
+      : begin_(whole.as<Real>() + part.first_row * whole.shape[1]),
+        rows_(begin_, begin_ + part.rows * whole.shape[1]),
+        view_(rows_.data(), whole.dtype, Shape{part.rows, whole.shape[1]}, whole.space) {}
+  const TensorView& view() const { return view_; }
+  // Puts rows in the place of the block in the whole tensor.
+  void write_back(const TensorView& rows) const {
+    std::copy_n(rows.as<Real>(), rows.elements(), begin_);
+  }
+
+ private:
+  Real* begin_;
+  std::vector<Real> rows_;
+  TensorView view_;
+};
+
+template <typename Real, typename Launch>
+void run_parts(const OpCall& whole, const OpCase& op, const PartsRun& run, const Launch& launch) {
+  for (const OpPart& part :
+       ops::parts(op.kind, op.params, input_shapes(whole), run.weight_rows, run.block_rows)) {
+    OpCall call = whole;
+    call.part = part;
+    // What a stage does not need is not there.
+    if (is_head(op)) call.inputs[1] = TensorView{};
+    if (is_head(op) && op.outputs.size() > 2) call.outputs[2] = TensorView{};
+    const size_t input = block_input(op, part);
+    const size_t output = block_output(op, part);
+    std::optional<Block<Real>> weight;
+    std::optional<Block<Real>> gradient;
+    if (input != kNone) call.inputs[input] = weight.emplace(whole.inputs[input], part).view();
+    if (output != kNone) {
+      gradient.emplace(whole.outputs[output], part);
+      call.outputs[output] = run.gradient_over_weight ? weight->view() : gradient->view();
+    }
+    launch(call);
+    if (output != kNone) gradient->write_back(call.outputs[output]);
+  }
 }
 
 Operand operand_of(const Shape& shape, std::vector<double> numbers) { return {shape, numbers, {}}; }
@@ -140,19 +223,36 @@ Results run_cpu(const OpCase& op, int threads, std::pair<int, int> in_place) {
     call.outputs[static_cast<size_t>(in_place.second)].data =
         call.inputs[static_cast<size_t>(in_place.first)].data;
   }
-  std::vector<Shape> shapes;
-  for (const TensorView& view : call.inputs) shapes.push_back(view.shape);
-  const int64_t bytes = ops::workspace_bytes(call.kind, call.params, shapes);
-  constexpr size_t kAlignment = 64;
-  std::vector<std::byte> workspace(static_cast<size_t>(bytes) + kAlignment);
-  void* at = workspace.data();
-  size_t room = workspace.size();
-  std::align(kAlignment, static_cast<size_t>(bytes), at, room);
-  call.workspace = {at, DType::kUint8, Shape{bytes}, MemorySpace::kDevice};
+  Workspace workspace(call);
+  call.workspace = workspace.view();
   ThreadPool pool(threads);
   CpuStream stream("compute", pool);
   ops::launch(stream, call);
   stream.synchronize();
+  return results_of(buffers, op);
+}
+
+Results run_cpu_parts(const OpCase& op, const PartsRun& run) {
+  Buffers<float> buffers;
+  fill(buffers, op, DType::kFloat32, MemorySpace::kDevice);
+  Workspace workspace(buffers.call);
+  buffers.call.workspace = workspace.view();
+  ThreadPool pool(run.threads);
+  CpuStream stream("compute", pool);
+  run_parts<float>(buffers.call, op, run, [&](const OpCall& call) {
+    ops::launch(stream, call);
+    stream.synchronize();
+  });
+  return results_of(buffers, op);
+}
+
+Results run_reference_parts(const OpCase& op, const PartsRun& run) {
+  Buffers<double> buffers;
+  fill(buffers, op, DType::kFloat64, MemorySpace::kHost);
+  std::vector<double> logits(static_cast<size_t>(op.inputs[0].shape.rows() * run.weight_rows));
+  buffers.call.workspace = {logits.data(), DType::kFloat64,
+                            Shape{static_cast<int64_t>(logits.size())}, MemorySpace::kHost};
+  run_parts<double>(buffers.call, op, run, ops::reference::run);
   return results_of(buffers, op);
 }
 

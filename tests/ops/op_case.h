@@ -40,6 +40,16 @@ Results run_reference(const OpCase& op);
 // `in_place` shares the memory of one input with one output.
 Results run_cpu(const OpCase& op, int threads, std::pair<int, int> in_place = {-1, -1});
 
+// An op by its parts: only the block of each part is where the weight and its gradient would be.
+struct PartsRun {
+  int64_t weight_rows;
+  int64_t block_rows;
+  int threads;
+  bool gradient_over_weight = false;
+};
+Results run_cpu_parts(const OpCase& op, const PartsRun& run);
+Results run_reference_parts(const OpCase& op, const PartsRun& run);
+
 // An op of the backward pass, and which input of the forward op each of its outputs belongs to (-1:
 // to none).
 struct Backward {

@@ -1,8 +1,10 @@
 // Optimizer steps and sums of squares: the bits of the written order of operations.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "device/stream.h"
 #include "device/thread_pool.h"
 #include "op_case.h"
@@ -15,9 +17,11 @@ constexpr int64_t kCount = 3 * ops::kSumBlock + 1001;
 
 struct State {
   explicit State(int threads) : pool(threads), stream("compute", pool) {}
-  TensorView view(std::vector<float>& numbers) {
-    return {numbers.data(), DType::kFloat32, Shape{static_cast<int64_t>(numbers.size())},
-            MemorySpace::kDevice};
+  static TensorView view(std::vector<float>& numbers, MemorySpace space = MemorySpace::kDevice) {
+    return {numbers.data(), DType::kFloat32, Shape{static_cast<int64_t>(numbers.size())}, space};
+  }
+  static TensorView view(double& number, MemorySpace space = MemorySpace::kDevice) {
+    return {&number, DType::kFloat64, Shape{1}, space};
   }
   static std::vector<float> draw(uint64_t stream) {
     const Operand operand = normal({kCount}, stream);
@@ -45,7 +49,8 @@ TEST(AdamW, HasTheBitsOfItsWrittenOrder) {
       step.gradient_scale = 0.7F;
       step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
       step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
-      ops::adamw_step(at.stream, step, at.view(at.w), at.view(at.g), at.view(at.m), at.view(at.v));
+      ops::adamw_step(at.stream, step, State::view(at.w), State::view(at.g), State::view(at.m),
+                      State::view(at.v));
       at.stream.synchronize();
       for (size_t i = 0; i < w.size(); ++i) {
         const float g = at.g[i] * step.gradient_scale;
@@ -69,7 +74,7 @@ TEST(Sgd, HasTheBitsOfItsWrittenOrder) {
     std::vector<float> buffer = at.m;
     for (const bool first : {true, false}) {
       const ops::SgdStep step{0.1F, 0.9F, 0.01F, 0.5F, first};
-      ops::sgd_step(at.stream, step, at.view(at.w), at.view(at.g), at.view(at.m));
+      ops::sgd_step(at.stream, step, State::view(at.w), State::view(at.g), State::view(at.m));
       at.stream.synchronize();
       for (size_t i = 0; i < w.size(); ++i) {
         const float d = at.g[i] * step.gradient_scale + step.weight_decay * w[i];
@@ -88,7 +93,7 @@ TEST(SumOfSquares, IsExactToDoubleAndTheSameForAnyNumberOfThreads) {
   for (const int threads : {1, 2, 3, 8}) {
     State at(threads);
     double sum = 0;
-    ops::sum_of_squares(at.stream, at.view(at.g), &sum);
+    ops::sum_of_squares(at.stream, State::view(at.g), State::view(sum));
     at.stream.synchronize();
     sums.push_back(sum);
     long double total = 0;
@@ -98,6 +103,52 @@ TEST(SumOfSquares, IsExactToDoubleAndTheSameForAnyNumberOfThreads) {
   for (const double sum : sums) EXPECT_EQ(sum, sums[0]);
   // A lane of a block adds kSumBlock / 16 terms, then 16 lanes and 4 blocks.
   EXPECT_NEAR(sums[0], exact, exact * (ops::kSumBlock / 16.0 + 8) * 0x1p-53);
+}
+
+TEST(SumOfSquares, GoesOnInPiecesOfWholeBlocks) {
+  State at(2);
+  double whole = 0;
+  ops::sum_of_squares(at.stream, State::view(at.g), State::view(whole));
+  double pieces = 1e300;  // overwritten by the first
+  for (int64_t begin = 0; begin < kCount; begin += 2 * ops::kSumBlock) {
+    const TensorView piece(at.g.data() + begin, DType::kFloat32,
+                           Shape{std::min(2 * ops::kSumBlock, kCount - begin)},
+                           MemorySpace::kDevice);
+    ops::sum_of_squares(at.stream, piece, State::view(pieces), begin > 0);
+  }
+  at.stream.synchronize();
+  EXPECT_EQ(pieces, whole);
+}
+
+TEST(Optimizers, RunOnHostMemoryThroughAHostStream) {
+  constexpr auto kHost = MemorySpace::kHost;
+  State device(2);
+  State host(2);
+  CpuStream stream("host", host.pool, kHost);
+  double device_sum = 0;
+  double host_sum = 0;
+  const ops::AdamWStep adamw{0.01F};
+  const ops::SgdStep sgd{0.01F};
+  ops::adamw_step(device.stream, adamw, State::view(device.w), State::view(device.g),
+                  State::view(device.m), State::view(device.v));
+  ops::sgd_step(device.stream, sgd, State::view(device.w), State::view(device.g),
+                State::view(device.m));
+  ops::sum_of_squares(device.stream, State::view(device.w), State::view(device_sum));
+  ops::adamw_step(stream, adamw, State::view(host.w, kHost), State::view(host.g, kHost),
+                  State::view(host.m, kHost), State::view(host.v, kHost));
+  ops::sgd_step(stream, sgd, State::view(host.w, kHost), State::view(host.g, kHost),
+                State::view(host.m, kHost));
+  ops::sum_of_squares(stream, State::view(host.w, kHost), State::view(host_sum, kHost));
+  device.stream.synchronize();
+  stream.synchronize();
+  EXPECT_EQ(host.w, device.w);
+  EXPECT_EQ(host_sum, device_sum);
+  // Memory of another space than the stream's is refused before anything runs.
+  EXPECT_THROW(ops::sum_of_squares(stream, State::view(host.w), State::view(host_sum, kHost)),
+               Error);
+  EXPECT_THROW(
+      ops::sum_of_squares(device.stream, State::view(device.w), State::view(device_sum, kHost)),
+      Error);
 }
 
 }  // namespace

@@ -300,3 +300,14 @@ def test_memory_budget(generators):
     done = hetmem("generate", *words, "--device-memory", smallest)
     assert done.returncode == 0
     assert done.stdout[:-1] == model.text(model.greedy("a prompt", 30))
+
+
+def test_the_guard_finds_nothing(generators):
+    """With host memory taken away from kernels and device memory from all else."""
+    for name in ("gpt2", "qwen3"):
+        model = generators(name)
+        done = hetmem("generate", "--model", model.folder, "--prompt", "a prompt",
+                      "--max-new-tokens", 20, "--temperature", 0,
+                      env={"HETMEM_MEMORY_GUARD": "1"})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout[:-1] == model.text(model.greedy("a prompt", 20))

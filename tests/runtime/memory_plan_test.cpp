@@ -2,12 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "core/philox.h"
 #include "device/thread_pool.h"
 #include "models/models.h"
 #include "ops/ops.h"
-#include "runtime/executor.h"
 #include "runtime/program.h"
+#include "runtime/step_executor.h"
+#include "runtime/step_plan.h"
 
 namespace hetmem {
 namespace {
@@ -31,21 +34,42 @@ const std::vector<std::pair<const char*, const char*>>& real_models() {
   return models;
 }
 
+const MachineRates& rates() {
+  static const MachineRates machine = [] {
+    MachineRates some;
+    some.gemm_flops = 1e11;
+    some.memory_bandwidth = 2e10;
+    some.copies = {6e9, 6e9};
+    return some;
+  }();
+  return machine;
+}
+constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max() / 4;
+
 TEST(MemoryPlan, ThePoolIsCloseToItsLowerBound) {
   for (const auto& [name, json] : real_models()) {
     for (const int64_t batch : {1, 4}) {
       for (const int64_t sequence : {64, 1024}) {
         TrainConfig config;
         config.batch_size = batch;
-        const Program program = compile_training(parse_model_config(json, name), config, sequence);
-        verify(program);
-        for (const bool pooled : {false, true}) {
-          const MemoryPlan plan = plan_memory(program, 2, pooled);
-          int64_t pool = 0;
-          for (const int64_t bytes : plan.pool) pool += bytes;
-          EXPECT_GE(pool, plan.pool_lower_bound);
-          EXPECT_LE(static_cast<double>(pool), 1.02 * static_cast<double>(plan.pool_lower_bound))
-              << name << " batch " << batch << " sequence " << sequence;
+        const RunPrograms programs(parse_model_config(json, name), config, sequence);
+        verify(programs.training);
+        int64_t least = 0;
+        for (const bool limited : {false, true}) {
+          const TierBudgets budgets{limited ? least : kUnlimited, kUnlimited};
+          const RunPlan plan = plan_run(programs, config, rates(), budgets);
+          ASSERT_TRUE(plan.fits());
+          least = plan.smallest_device;
+          EXPECT_EQ(plan.training.plan.traffic.to_device > int64_t{64} << 20, limited);
+          // Evaluation within the memory that training takes holds chunks in all of it.
+          std::vector<Plan> tight{plan.training.plan};
+          if (!limited) tight.push_back(plan.evaluation.plan);
+          for (const Plan& step : tight) {
+            EXPECT_GE(step.pool_bytes, step.pool_lower_bound);
+            EXPECT_LE(static_cast<double>(step.pool_bytes),
+                      1.02 * static_cast<double>(step.pool_lower_bound))
+                << name << " batch " << batch << " sequence " << sequence << " limited " << limited;
+          }
         }
       }
     }
@@ -56,50 +80,70 @@ constexpr const char* kTiny = R"({"model_type":"qwen3","vocab_size":61,"hidden_s
   "intermediate_size":48,"num_hidden_layers":3,"num_attention_heads":4,"num_key_value_heads":2,
   "head_dim":16,"max_position_embeddings":16,"rms_norm_eps":1e-6,"tie_word_embeddings":true})";
 
-// Loss and gradients of one micro-batch under some compile options.
-std::vector<float> gradients_of(const CompileOptions& options, bool pooled = false) {
-  const ModelConfig model = parse_model_config(kTiny, "tiny");
+Program compile_tiny(const CompileOptions& options, bool workspace, int64_t batch = 2) {
   CompileOptions all = options;
-  all.workspace = [](OpKind kind, const OpParams& params, const std::vector<Value>& inputs) {
-    std::vector<Shape> shapes;
-    for (const Value& value : inputs) shapes.push_back(value.shape);
-    return ops::workspace_bytes(kind, params, shapes);
-  };
-  const Program program = compile(build_graph(model, {2, 8}, true), all);
+  if (workspace) {
+    all.workspace = [](OpKind kind, const OpParams& params, const std::vector<Value>& inputs) {
+      std::vector<Shape> shapes;
+      for (const Value& value : inputs) shapes.push_back(value.shape);
+      return ops::workspace_bytes(kind, params, shapes);
+    };
+  }
+  Program program = compile(build_graph(parse_model_config(kTiny, "tiny"), {batch, 8}, true), all);
   verify(program);
-  const MemoryPlan plan = plan_memory(program, 2, pooled);
+  return program;
+}
+
+// A plan in which no chunk stays on the device.
+PlannedStep plan_step(const Program& program, const ChunkLayout& layout) {
+  PlannedStep step;
+  step.trace = trace_step(program, layout, {1, 1, 2}, rates());
+  const std::vector<bool> stay(layout.chunks.size(), false);
+  PlanOptions options;
+  options.resident = &stay;
+  step.plan = make_plan(step.trace.access, {kUnlimited, kUnlimited}, rates().copies, options);
+  EXPECT_TRUE(step.plan.fits);
+  return step;
+}
+
+// Loss and gradients of one micro-batch under some compile options.
+std::vector<float> gradients_of(const CompileOptions& options) {
+  const Program program = compile_tiny(options, true);
+  const ChunkLayout layout = layout_of(program);
+  const PlannedStep step = plan_step(program, layout);
   Tier device("device", int64_t{1} << 30);
-  ThreadPool pool(2);
-  CpuStream stream("compute", pool);
-  Buffer weights(device, plan.weights.bytes, MemoryKind::kWeights, MemorySpace::kDevice);
-  Buffer gradients(device, plan.gradients.bytes, MemoryKind::kGradients, MemorySpace::kDevice);
-  ParameterViews views;
+  Tier host("host", int64_t{1} << 30);
+  ThreadPool threads(2);
+  CpuStream compute("compute", threads);
+  CpuStream host_work("host", threads, MemorySpace::kHost);
+  TransferEngine transfers(threads);
+  ChunkManager chunks(layout, 2, device, host, transfers);
+  chunks.place(step.plan.resident);
   for (size_t i = 0; i < program.weights.size(); ++i) {
-    const Value& value = program.value(program.weights[i]);
-    views.weights.push_back(weights.view(plan.weights.offsets[i], value.dtype, value.shape));
-    views.gradients.push_back(
-        pooled ? TensorView{}
-               : gradients.view(plan.gradients.offsets[i], value.dtype, value.shape));
-    for (int64_t e = 0; e < value.shape.elements(); ++e) {
-      views.weights.back().as<float>()[e] =
-          0.2F * static_cast<float>(normal_pair(1, i, static_cast<uint64_t>(e))[0]);
-    }
+    chunks.write(ChunkList::kWeights, static_cast<int>(i),
+                 [&](float* to, int64_t first, int64_t count) {
+                   for (int64_t e = 0; e < count; ++e) {
+                     const auto element = static_cast<uint64_t>(first + e);
+                     to[e] = 0.2F * static_cast<float>(normal_pair(1, i, element)[0]);
+                   }
+                 });
   }
-  std::vector<int32_t> tokens(16);
-  std::vector<int32_t> labels(16);
+  Buffer pool(device, step.plan.pool_bytes, MemoryKind::kActivationsSaved, MemorySpace::kDevice);
+  const Lanes lanes{compute, host_work, transfers};
+  StepExecutor executor(program, step.trace, step.plan, chunks, pool, device, lanes);
+  MicroBatch batch;
   for (int32_t i = 0; i < 16; ++i) {
-    tokens[static_cast<size_t>(i)] = (i * 7) % 61;
-    labels[static_cast<size_t>(i)] = i == 5 ? -100 : (i * 11) % 61;
+    batch.tokens.push_back((i * 7) % 61);
+    batch.labels.push_back(i == 5 ? -100 : (i * 11) % 61);
   }
-  Executor executor(program, plan, device, stream, views);
-  executor.clear_loss();
-  OpRuntime runtime;
-  runtime.loss_scale = 1.0 / 15;
-  executor.run(tokens, labels, runtime);
+  executor.run(std::span(&batch, 1), 1.0 / 15, [](int64_t) { return uint64_t{0}; });
   std::vector<float> result{static_cast<float>(executor.loss())};
-  for (size_t i = 0; i < program.weights.size(); ++i) {
-    const TensorView view = executor.gradient(i);
-    result.insert(result.end(), view.as<float>(), view.as<float>() + view.elements());
+  for (const std::vector<PieceOf>& pieces : layout.pieces) {
+    for (const PieceOf& at : pieces) {
+      const ChunkPiece& piece = layout.piece(at);
+      const float* data = chunks.waiting_gradient(at.chunk).as<float>() + piece.offset;
+      result.insert(result.end(), data, data + piece.elements);
+    }
   }
   return result;
 }
@@ -112,21 +156,25 @@ TEST(MemoryPlan, SharingMemoryChangesNoBit) {
   CompileOptions kept;
   kept.remake = false;
   EXPECT_EQ(together, gradients_of(kept));
-  EXPECT_EQ(together, gradients_of({}, true));  // gradients in the place of activations
-  EXPECT_GT(together[0], 15 * 3.0F);            // about 15 labels times ln 61
+  EXPECT_GT(together[0], 15 * 3.0F);  // about 15 labels times ln 61
 }
 
 TEST(MemoryPlan, InPlaceWritesAndRemakingSaveMemory) {
-  const ModelConfig model = parse_model_config(kTiny, "tiny");
   CompileOptions apart;
   apart.in_place = false;
-  const Graph graph = build_graph(model, {2, 8}, true);
-  EXPECT_LT(total(plan_memory(compile(graph, {}), 2).pool),
-            total(plan_memory(compile(graph, apart), 2).pool));
   CompileOptions kept;
   kept.remake = false;
-  EXPECT_LT(total(plan_memory(compile(graph, {}), 2).pool),
-            total(plan_memory(compile(graph, kept), 2).pool));
+  const auto bytes = [](const CompileOptions& options) {
+    const Program program = compile_tiny(options, false, 32);
+    const PlannedStep step = plan_step(program, layout_of(program));
+    return std::pair(step.plan.smallest_device, total(plan_memory(program).pool));
+  };
+  const auto [step, alone] = bytes({});
+  for (const CompileOptions& options : {apart, kept}) {
+    const auto [more_in_a_step, more_alone] = bytes(options);
+    EXPECT_LT(step, more_in_a_step);
+    EXPECT_LT(alone, more_alone);
+  }
 }
 
 }  // namespace

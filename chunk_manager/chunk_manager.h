@@ -1,0 +1,99 @@
+// ChunkManager: the chunks of a model and where each has its home. The home of a chunk holds its
+// weights and optimizer state, and (on the host) its gradients while they wait for the optimizer:
+// on the device for chunks that stay, else on the host. Streamed chunks have a copy of their
+// weights on the device while the Plan says so; what was not written is dropped, never copied back.
+//
+//   ChunkManager chunks(layout, /*moments=*/2, device, host, transfers);
+//   chunks.place(plan.resident);
+//   chunks.write(ChunkList::kWeights, tensor, [&](float* to, int64_t first, int64_t count) {...});
+//
+// A pinned chunk cannot move; several users may pin it. Not thread-safe: one thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "core/tensor_view.h"
+#include "device/tier.h"
+#include "offload/transfer_engine.h"
+#include "planner/chunk_layout.h"
+
+namespace hetmem {
+
+enum class ChunkList : uint8_t { kWeights, kFirstMoment, kSecondMoment };
+
+class ChunkManager;
+
+// Keeps a chunk where it is. Move-only; releases in the destructor; must not outlive its manager.
+class ChunkPin {
+ public:
+  ChunkPin() = default;
+  ChunkPin(ChunkPin&& other) noexcept;
+  ChunkPin& operator=(ChunkPin&& other) noexcept;
+  ~ChunkPin();
+  void release();
+  int chunk() const { return chunk_; }
+
+ private:
+  friend class ChunkManager;
+  ChunkPin(ChunkManager* manager, int chunk) : manager_(manager), chunk_(chunk) {}
+  ChunkManager* manager_ = nullptr;
+  int chunk_ = -1;
+};
+
+class ChunkManager {
+ public:
+  // `moments`: fp32 tensors that the optimizer keeps for each trained one.
+  ChunkManager(const ChunkLayout& layout, int moments, Tier& device, Tier& host,
+               TransferEngine& transfers);
+
+  // Gives every chunk its home: at first memory, later by moving chunks, one at a time, those that
+  // leave the device first. Throws Error: kDoesNotFit where a tier has no room, kInternal for a
+  // pinned chunk; every chunk is then whole where it was or where it goes.
+  void place(const std::vector<bool>& resident);
+  bool resident(int chunk) const { return home(chunk).on_device; }
+  const std::vector<bool> residents() const;
+
+  const ChunkLayout& layout() const { return layout_; }
+  int moments() const { return moments_; }
+
+  // A chunk's part of a list at its home, in the memory space of the home.
+  TensorView whole(ChunkList list, int chunk) const;
+  // Where the gradients of a streamed chunk wait on the host.
+  TensorView waiting_gradient(int chunk) const;
+
+  ChunkPin pin(int chunk);
+  int pins(int chunk) const { return home(chunk).pins; }
+
+  // Reads or writes a tensor, elements in order, wherever it is; through copies where it is on the
+  // device. Blocks of up to kBlock elements.
+  static constexpr int64_t kBlock = int64_t{1} << 20;
+  using Sink = std::function<void(const float* data, int64_t count)>;
+  using Source = std::function<void(float* destination, int64_t first, int64_t count)>;
+  void read(ChunkList list, int tensor, const Sink& sink);
+  void write(ChunkList list, int tensor, const Source& source);
+
+ private:
+  friend class ChunkPin;
+  struct Home {
+    Buffer buffer;
+    bool on_device = false;
+    int pins = 0;
+  };
+  const Home& home(int chunk) const { return homes_[static_cast<size_t>(chunk)]; }
+  const ChunkShape& shape(int chunk) const { return layout_.chunks[static_cast<size_t>(chunk)]; }
+  int64_t list_bytes(int chunk) const;
+  BytesByKind bytes_of(int chunk, bool on_device) const;
+  Buffer allocate(int chunk, bool on_device);
+  void move(int chunk, bool to_device);
+
+  const ChunkLayout& layout_;
+  const int moments_;
+  Tier& device_;
+  Tier& host_;
+  TransferEngine& transfers_;
+  std::vector<Home> homes_;
+};
+
+}  // namespace hetmem

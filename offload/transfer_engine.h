@@ -1,0 +1,38 @@
+// TransferEngine: the copies between device and host memory, one queue for each direction of the
+// link, shared by everything that moves. Who enqueues orders by deadline (the Plan does); events
+// order copies and the work around them. Copies count their bytes where they are made.
+//
+//   TransferEngine transfers(pool);
+//   transfers.to_device().wait(freed);
+//   transfers.to_device().copy(slot, home, bytes, CopyDirection::kToDevice);
+//   compute.wait(transfers.to_device().record());
+//
+// Not thread-safe: one thread feeds it.
+#pragma once
+
+#include <cstdint>
+
+#include "device/stream.h"
+
+namespace hetmem {
+
+class TransferEngine {
+ public:
+  explicit TransferEngine(ThreadPool& pool);
+  Stream& to_device() { return to_device_; }
+  Stream& to_host() { return to_host_; }
+  // Bytes moved so far over the link, by the copies themselves.
+  int64_t bytes_to_device() const { return to_device_.copied_bytes(CopyDirection::kToDevice); }
+  int64_t bytes_to_host() const { return to_host_.copied_bytes(CopyDirection::kToHost); }
+  // Waits for both queues; rethrows their first error.
+  void synchronize();
+  // Copies that are done when the call returns.
+  void copy_to_device(void* destination, const void* source, int64_t bytes);
+  void copy_to_host(void* destination, const void* source, int64_t bytes);
+
+ private:
+  CpuStream to_device_;
+  CpuStream to_host_;
+};
+
+}  // namespace hetmem

@@ -1,0 +1,212 @@
+#include "planner/actions.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "planner/residency.h"
+
+namespace hetmem::planner {
+namespace {
+
+class ActionBuilder {
+ public:
+  ActionBuilder(const AccessTrace& trace, Plan& plan, bool placed)
+      : trace_(trace), plan_(plan), placed_(placed), update_(trace.ops()) {
+    by_op_.assign(static_cast<size_t>(update_) + 1, -1);
+    fetch_.assign(plan.residencies.size(), -1);
+    send_.assign(plan.residencies.size(), -1);
+    device_step_.assign(trace.chunks.size(), -1);
+    host_step_.assign(trace.chunks.size(), -1);
+  }
+
+  void run() {
+    plan_.actions.clear();
+    group_by_op();
+    if (placed_) find_neighbours();
+    const int inputs = push(Action::Kind::kInputs, Lane::kToDevice, 0, {});
+    for (int op = 0; op < update_; ++op) {
+      for (const int r : fetches_at_[static_cast<size_t>(op)]) push_fetch(r);
+      std::vector<int> waits;
+      if (op == 0) waits.push_back(inputs);
+      for (const int r : begins_at_[static_cast<size_t>(op)]) {
+        // What the fetch of an earlier step brought is here; its action follows in this list.
+        if (fetch_[index(r)] >= 0) waits.push_back(fetch_[index(r)]);
+      }
+      for (const int r : waits_of_op_[static_cast<size_t>(op)]) waits.push_back(send_[index(r)]);
+      by_op_[static_cast<size_t>(op)] =
+          push(Action::Kind::kOp, Lane::kCompute, op, latest_by_lane(waits));
+      for (const int r : sends_at_[static_cast<size_t>(op)]) {
+        send_[index(r)] = push(Action::Kind::kSend, Lane::kToHost, r, {by_op_[index(op)]});
+      }
+    }
+    push(Action::Kind::kOutputs, Lane::kToHost, 0, {by_op_[static_cast<size_t>(update_) - 1]});
+    push_update();
+    push_next();
+  }
+
+ private:
+  static size_t index(int i) { return static_cast<size_t>(i); }
+
+  int push(Action::Kind kind, Lane lane, int target, std::vector<int> waits) {
+    plan_.actions.push_back({kind, lane, target, std::move(waits)});
+    return static_cast<int>(plan_.actions.size()) - 1;
+  }
+
+  // Of several waits for one lane the last is enough: a lane runs in order.
+  std::vector<int> latest_by_lane(const std::vector<int>& waits) const {
+    std::vector<int> latest;
+    for (const int wait : waits) {
+      HETMEM_ASSERT(wait >= 0);
+      const Lane lane = plan_.actions[index(wait)].lane;
+      const auto same = std::find_if(latest.begin(), latest.end(), [&](int other) {
+        return plan_.actions[index(other)].lane == lane;
+      });
+      if (same == latest.end()) {
+        latest.push_back(wait);
+      } else {
+        *same = std::max(*same, wait);
+      }
+    }
+    return latest;
+  }
+
+  void group_by_op() {
+    const auto count = static_cast<size_t>(update_) + 1;
+    fetches_at_.assign(count, {});
+    begins_at_.assign(count, {});
+    sends_at_.assign(count, {});
+    waits_of_op_.assign(count, {});
+    after_op_.assign(plan_.residencies.size(), -1);
+    after_sends_.assign(plan_.residencies.size(), {});
+    std::vector<int> order;
+    for (int r = 0; r < static_cast<int>(plan_.residencies.size()); ++r) order.push_back(r);
+    // Copies of one start go in the order in which they are needed.
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+      return plan_.residencies[index(a)].first_use < plan_.residencies[index(b)].first_use;
+    });
+    for (const int r : order) {
+      const Residency& residency = plan_.residencies[index(r)];
+      begins_at_[index(residency.first_use)].push_back(r);
+      if (residency.send) sends_at_[index(residency.last_use)].push_back(r);
+      if (!residency.fetch) continue;
+      if (residency.start < 0) {
+        before_step_.push_back(r);
+      } else {
+        fetches_at_[index(residency.start)].push_back(r);
+        after_op_[index(r)] = residency.start - 1;
+        if (placed_) after_op_[index(r)] = -1;
+      }
+    }
+  }
+
+  bool overlap(int64_t offset, int64_t bytes, const Residency& other) const {
+    return offset < other.offset + other.bytes && other.offset < offset + bytes;
+  }
+
+  // Who had the memory before: what a fetch waits for, and which ops wait for what was sent away.
+  void find_neighbours() {
+    const int count = static_cast<int>(plan_.residencies.size());
+    for (int b = 0; b < count; ++b) {
+      const Residency& residency = plan_.residencies[index(b)];
+      if (!residency.fetch && !residency.send) continue;
+      const PlannedInterval time = interval_of(residency);
+      for (size_t i = 0; i < trace_.buffers.size(); ++i) {
+        const TraceBuffer& buffer = trace_.buffers[i];
+        if (!overlap(plan_.buffer_offsets[i], buffer.bytes, residency)) continue;
+        if (buffer.last < time.first) after_op(b, buffer.last);
+        if (residency.send && time.last < buffer.first) op_waits(buffer.first, b);
+      }
+      for (int a = 0; a < count; ++a) {
+        const Residency& other = plan_.residencies[index(a)];
+        if (a == b || !overlap(other.offset, other.bytes, residency)) continue;
+        const PlannedInterval other_time = interval_of(other);
+        if (other_time.last < time.first) {
+          after_op(b, std::min(other.last_use, update_ - 1));
+          if (other.send && residency.fetch) after_sends_[index(b)].push_back(a);
+        } else if (time.last < other_time.first && residency.send && !other.fetch) {
+          op_waits(other.first_use, b);
+        }
+      }
+    }
+  }
+  void after_op(int residency, int op) {
+    after_op_[index(residency)] = std::max(after_op_[index(residency)], op);
+  }
+  void op_waits(int op, int residency) { waits_of_op_[index(op)].push_back(residency); }
+
+  void push_fetch(int r) {
+    const Residency& residency = plan_.residencies[index(r)];
+    std::vector<int> waits;
+    if (after_op_[index(r)] >= 0) waits.push_back(by_op_[index(after_op_[index(r)])]);
+    for (const int other : after_sends_[index(r)]) waits.push_back(send_[index(other)]);
+    if (!residency.weights) {
+      // A gradient comes back after it was sent.
+      for (int other = r - 1; other >= 0; --other) {
+        const Residency& before = plan_.residencies[index(other)];
+        if (before.chunk != residency.chunk || !before.send) continue;
+        waits.push_back(send_[index(other)]);
+        break;
+      }
+    }
+    fetch_[index(r)] = push(Action::Kind::kFetch, Lane::kToDevice, r, latest_by_lane(waits));
+  }
+
+  // All of the step before is done when the optimizer begins. Chunks go in the order of use.
+  void push_update() {
+    plan_.update = static_cast<int>(plan_.actions.size());
+    for (int c = 0; c < static_cast<int>(trace_.chunks.size()); ++c) {
+      if (!trace_.chunks[index(c)].trained()) continue;
+      if (plan_.resident[index(c)]) {
+        device_step_[index(c)] = push(Action::Kind::kDeviceStep, Lane::kCompute, c, {});
+      } else {
+        host_step_[index(c)] = push(Action::Kind::kHostStep, Lane::kHost, c, {});
+      }
+    }
+  }
+
+  // The weights that the next step begins with, as soon as they are stepped and their place is
+  // free.
+  void push_next() {
+    plan_.next = static_cast<int>(plan_.actions.size());
+    for (const int r : before_step_) {
+      const Residency& residency = plan_.residencies[index(r)];
+      std::vector<int> waits;
+      if (host_step_[index(residency.chunk)] >= 0) {
+        waits.push_back(host_step_[index(residency.chunk)]);
+      }
+      for (const Residency& other : plan_.residencies) {
+        if (other.last_use < update_) continue;
+        if (placed_ && !overlap(other.offset, other.bytes, residency)) continue;
+        if (!placed_) break;
+        waits.push_back(device_step_[index(other.chunk)]);
+      }
+      push(Action::Kind::kFetch, Lane::kToDevice, r, latest_by_lane(waits));
+    }
+  }
+
+  const AccessTrace& trace_;
+  Plan& plan_;
+  const bool placed_;
+  const int update_;
+  std::vector<int> by_op_;                     // actions
+  std::vector<int> fetch_;                     // by residency
+  std::vector<int> send_;                      // by residency
+  std::vector<int> device_step_;               // by chunk
+  std::vector<int> host_step_;                 // by chunk
+  std::vector<std::vector<int>> fetches_at_;   // residencies, by op
+  std::vector<std::vector<int>> begins_at_;    // residencies, by op
+  std::vector<std::vector<int>> sends_at_;     // residencies, by op
+  std::vector<std::vector<int>> waits_of_op_;  // residencies whose sends free memory, by op
+  std::vector<int> after_op_;                  // by residency
+  std::vector<std::vector<int>> after_sends_;  // residencies, by residency
+  std::vector<int> before_step_;               // residencies
+};
+
+}  // namespace
+
+void make_actions(const AccessTrace& trace, Plan& plan, bool placed) {
+  HETMEM_ASSERT(trace.ops() > 0);
+  ActionBuilder(trace, plan, placed).run();
+}
+
+}  // namespace hetmem::planner

@@ -1,0 +1,64 @@
+// Chunk layout: which tensors share a chunk. The same layout holds for weights, gradients and
+// optimizer state: a tensor is at the same place in chunk k of each list (PatrickStar, section 6).
+//
+// Chunks are filled in the order of first use. Matrices, tables (whose ops take them in blocks of
+// whole rows) and vectors (norm weights, biases: small, and needed all the time) fill chunks of
+// their own, and so do frozen tensors. A chunk takes the memory of what it holds; the capacity,
+// chosen for the least unused, limits how much that is. The layout depends on the tensors alone,
+// never on budgets: blocks of rows decide how sums over a table are cut, so results depend on them.
+// Pure.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace hetmem {
+
+struct LayoutTensor {
+  int64_t rows = 0;
+  int64_t row_elements = 0;
+  bool table = false;  // its ops take it in blocks of whole rows
+  bool trained = true;
+};
+
+// Rows [first_row, first_row + rows) of a tensor, at an offset in elements in its chunk.
+struct ChunkPiece {
+  int tensor = 0;
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  int64_t offset = 0;
+  int64_t elements = 0;
+};
+
+struct ChunkShape {
+  std::vector<ChunkPiece> pieces;
+  int64_t elements = 0;  // to the end of the last piece, in whole lines of 64 bytes of fp32
+  bool trained = true;
+};
+
+// Where one piece is.
+struct PieceOf {
+  int chunk = 0;
+  int piece = 0;
+};
+
+struct ChunkLayout {
+  int64_t capacity = 0;  // elements
+  std::vector<ChunkShape> chunks;
+  std::vector<std::vector<PieceOf>> pieces;  // by tensor, by row
+  // The rows that a whole piece of a tensor has (all of them where it is in one piece).
+  std::vector<int64_t> block_rows;
+  double waste = 0;  // the share of the chunks' memory that no tensor uses
+
+  const ChunkPiece& piece(const PieceOf& at) const {
+    return chunks[static_cast<size_t>(at.chunk)].pieces[static_cast<size_t>(at.piece)];
+  }
+};
+
+// Elements to which pieces are aligned.
+constexpr int64_t kPieceAlignment = 16;
+
+ChunkLayout layout_chunks(const std::vector<LayoutTensor>& tensors);
+
+}  // namespace hetmem

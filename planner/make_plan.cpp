@@ -1,0 +1,363 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <optional>
+
+#include "core/error.h"
+#include "planner/actions.h"
+#include "planner/offsets.h"
+#include "planner/plan.h"
+#include "planner/residency.h"
+#include "planner/simulate.h"
+
+namespace hetmem {
+namespace {
+
+using planner::Lead;
+using planner::StayChoice;
+using planner::Stays;
+
+constexpr std::array<Lead, 8> kLeads{{{1.0, planner::kAsEarlyAsFits, 1.0},
+                                      {0.0, planner::kAsEarlyAsFits, 0.0},
+                                      {0.0, planner::kAsEarlyAsFits, 1.0},
+                                      {0.0, planner::kAsEarlyAsFits, planner::kAsEarlyAsFits},
+                                      {2.0, 2.0, 2.0},
+                                      {1.0, 1.0, 1.0},
+                                      {0.4, 0.4, 0.4},
+                                      {0.0, 0.0, 0.0}}};
+// Shares of the chunks that could stay which are tried.
+constexpr std::array<double, 5> kShares{1.0, 0.75, 0.5, 0.25, 0.0};
+constexpr Lead kOnDemand{0.0, 0.0, 0.0};
+constexpr int kPackingTries = 6;
+// Plans that the improvement by single changes may try: as many as this by the size of a step,
+// which takes no longer than the choice before it.
+constexpr int kImprovingWork = 10000;
+constexpr int kMostImprovingTries = 1000;
+
+// Small chunks that are needed all the time stay first, then those of the first ops: their
+// gradients come last and their weights are needed first.
+std::vector<size_t> order_of_staying(const AccessTrace& trace) {
+  std::vector<size_t> order(trace.chunks.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  const auto first_read = [&](size_t c) {
+    return trace.chunks[c].reads.empty() ? 0 : trace.chunks[c].reads.front();
+  };
+  int64_t largest = 0;
+  for (const TraceChunk& chunk : trace.chunks) largest = std::max(largest, chunk.weight_bytes);
+  constexpr int64_t kSmall = 32;  // that part of the largest
+  const auto small = [&](size_t c) { return trace.chunks[c].weight_bytes * kSmall < largest; };
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    if (small(a) != small(b)) return small(a);
+    return first_read(a) < first_read(b);
+  });
+  return order;
+}
+
+class Search {
+ public:
+  Search(const AccessTrace& trace, const TierBudgets& budgets, const CopyRates& rates,
+         const PlanOptions& options)
+      : trace_(trace), budgets_(budgets), rates_(rates), options_(options) {
+    order_ = order_of_staying(trace);
+  }
+
+  Plan run() {
+    const int count = static_cast<int>(order_.size());
+    int fewest = 0;
+    while (fewest < count && host_bytes(trace_, first(fewest)) > budgets_.host) ++fewest;
+    if (options_.resident != nullptr) fewest = 0;
+    Plan smallest = describe({first(fewest), kOnDemand, 0, {}});
+    const int64_t least = smallest.device.peak;
+    smallest.smallest_device = least;
+    smallest.fits = least <= budgets_.device;
+    if (!smallest.fits) return smallest;
+    std::vector<Found> all{{{first(fewest), kOnDemand, 0, {}}, std::move(smallest)}};
+    for (Candidate& candidate : candidates(fewest)) {
+      if (std::optional<Plan> plan = packed(candidate.choice)) {
+        all.push_back({std::move(candidate.choice), std::move(*plan)});
+      }
+    }
+    Plan best = std::move(improved(std::move(all)).plan);
+    best.fits = true;
+    best.smallest_device = least;
+    return best;
+  }
+
+ private:
+  struct Candidate {
+    StayChoice choice;
+    double seconds = 0;
+  };
+  struct Found {
+    StayChoice choice;
+    Plan plan;
+  };
+
+  // The first `count` chunks of the order stay.
+  std::vector<bool> first(int count) const {
+    if (options_.resident != nullptr) return *options_.resident;
+    std::vector<bool> resident(trace_.chunks.size(), false);
+    for (int i = 0; i < count; ++i) resident[order_[static_cast<size_t>(i)]] = true;
+    return resident;
+  }
+
+  int64_t pool_limit(const std::vector<bool>& resident) const {
+    return budgets_.device - trace_.fixed_bytes - resident_bytes(trace_, resident);
+  }
+
+  bool could_fit(int count) const {
+    const std::vector<bool> resident = first(count);
+    const int64_t limit = pool_limit(resident);
+    return limit >= 0 && resident_bytes(trace_, resident) <= options_.resident_limit &&
+           planner::choose_stays(trace_, rates_, {resident, kOnDemand, 0, {}}).most_alive <= limit;
+  }
+
+  // The most promising choices, by the simulator without offsets.
+  std::vector<Candidate> candidates(int fewest) const {
+    int most = fewest;
+    for (int step = static_cast<int>(order_.size()); step > 0; step /= 2) {
+      while (most + step <= static_cast<int>(order_.size()) && could_fit(most + step)) most += step;
+    }
+    std::vector<Candidate> found;
+    for (const double share : kShares) {
+      const int count = fewest + static_cast<int>(std::lround(share * (most - fewest)));
+      const std::vector<bool> resident = first(count);
+      for (const Lead& lead : kLeads) {
+        if (!options_.prefetch && lead.last > 0) continue;
+        Candidate candidate{{resident, lead, pool_limit(resident), {}}, 0};
+        Plan plan = draft(candidate.choice);
+        if (plan.pool_bytes > candidate.choice.limit) continue;
+        planner::make_actions(trace_, plan, false);
+        candidate.seconds = simulate(trace_, plan, rates_).seconds;
+        found.push_back(std::move(candidate));
+      }
+      // Nothing moves, and the host could not step beside the device.
+      const bool all = count == static_cast<int>(order_.size());
+      if (all && trace_.host_shares_compute && !found.empty()) break;
+    }
+    std::stable_sort(found.begin(), found.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.seconds < b.seconds; });
+    constexpr size_t kPacked = 3;
+    if (found.size() > kPacked) found.resize(kPacked);
+    return found;
+  }
+
+  // The best of several after single changes: another lead, a chunk that stays or no longer does, a
+  // use before which a chunk is not held.
+  Found improved(std::vector<Found> all) const {
+    const auto faster = [](const Found& a, const Found& b) {
+      return a.plan.step_seconds < b.plan.step_seconds;
+    };
+    std::stable_sort(all.begin(), all.end(), faster);
+    const int size = trace_.ops() + static_cast<int>(trace_.chunks.size());
+    int tries = std::min(kMostImprovingTries, kImprovingWork / size);
+    for (Found& found : all) {
+      bool better = tries > 0;
+      while (better) better = improve(found, tries);
+    }
+    return std::move(*std::min_element(all.begin(), all.end(), faster));
+  }
+
+  // One round of changes; whether one of them was better.
+  bool improve(Found& found, int& tries) const {
+    bool better = false;
+    const auto attempt = [&](const auto& change) {
+      if (tries <= 0) return;
+      StayChoice choice = found.choice;
+      change(choice);
+      choice.limit = pool_limit(choice.resident);
+      if (!allowed(choice.resident)) return;
+      if (planner::choose_stays(trace_, rates_, choice).most_alive > choice.limit) return;
+      --tries;
+      std::optional<Plan> plan = packed(choice);
+      if (!plan || plan->step_seconds >= found.plan.step_seconds) return;
+      found = {std::move(choice), std::move(*plan)};
+      better = true;
+    };
+    for (const Lead& lead : kLeads) {
+      if (options_.prefetch) attempt([&](StayChoice& choice) { choice.lead = lead; });
+    }
+    const auto toggle = [](std::vector<bool>& bits, size_t at) { bits[at] = !bits[at]; };
+    const size_t chunks = options_.resident == nullptr ? trace_.chunks.size() : 0;
+    for (size_t c = 0; c < chunks; ++c) {
+      attempt([&](StayChoice& choice) { toggle(choice.resident, c); });
+      attempt([&](StayChoice& choice) {  // with another lead, too
+        toggle(choice.resident, c);
+        choice.dropped.clear();
+        if (options_.prefetch) choice.lead = kLeads[c % 4];
+      });
+    }
+    const size_t uses = planner::choose_stays(trace_, rates_, found.choice).uses;
+    for (size_t use = 0; use < uses; ++use) {
+      attempt([&](StayChoice& choice) {
+        choice.dropped.resize(std::max(choice.dropped.size(), uses), false);
+        toggle(choice.dropped, use);
+      });
+    }
+    for (size_t a = 0; a < chunks; ++a) {
+      for (size_t b = 0; b < a; ++b) {
+        if (found.choice.resident[a] == found.choice.resident[b]) continue;
+        attempt([&](StayChoice& choice) {
+          toggle(choice.resident, a);
+          toggle(choice.resident, b);
+        });
+      }
+    }
+    return better;
+  }
+
+  // Whether the host holds what does not stay, and the device may hold what does.
+  bool allowed(const std::vector<bool>& resident) const {
+    return host_bytes(trace_, resident) <= budgets_.host &&
+           resident_bytes(trace_, resident) <= options_.resident_limit && pool_limit(resident) >= 0;
+  }
+
+  // Stays without offsets; pool_bytes is what is alive at most.
+  Plan draft(const StayChoice& choice) const {
+    Plan plan;
+    plan.resident = choice.resident;
+    Stays stays = planner::choose_stays(trace_, rates_, choice);
+    plan.residencies = std::move(stays.residencies);
+    plan.pool_bytes = stays.most_alive;
+    return plan;
+  }
+
+  // A plan within the budget: what the packing takes beyond it is taken off the limit.
+  std::optional<Plan> packed(StayChoice choice) const {
+    for (int tries = 0; tries < kPackingTries; ++tries) {
+      Plan plan = describe(choice);
+      if (plan.device.peak <= budgets_.device) return plan;
+      choice.limit -= std::max(plan.device.peak - budgets_.device, choice.limit / 200);
+    }
+    return std::nullopt;
+  }
+
+  Plan describe(const StayChoice& choice) const {
+    Plan plan = draft(choice);
+    plan.group = trace_.group;
+    std::vector<PlannedInterval> intervals;
+    for (const TraceBuffer& buffer : trace_.buffers) {
+      intervals.push_back(planner::interval_of(buffer));
+    }
+    for (const Residency& residency : plan.residencies) {
+      intervals.push_back(planner::interval_of(residency));
+    }
+    const OffsetPlan offsets = assign_offsets(intervals);
+    plan.pool_bytes = offsets.pool_bytes;
+    plan.pool_lower_bound = offsets.lower_bound;
+    const auto split = offsets.offsets.begin() + static_cast<int64_t>(trace_.buffers.size());
+    plan.buffer_offsets.assign(offsets.offsets.begin(), split);
+    for (size_t r = 0; r < plan.residencies.size(); ++r) {
+      plan.residencies[r].offset = split[static_cast<int64_t>(r)];
+    }
+    planner::make_actions(trace_, plan, true);
+    predict(plan);
+    fill_tiers(plan);
+    return plan;
+  }
+
+  void predict(Plan& plan) const {
+    const Simulation simulation = simulate(trace_, plan, rates_);
+    plan.step_seconds = simulation.seconds;
+    plan.exposed_seconds = simulation.exposed_seconds;
+    plan.traffic = simulation.traffic;
+    const auto busy = [&](Lane lane) { return simulation.busy[static_cast<size_t>(lane)]; };
+    const double compute = trace_.host_shares_compute ? busy(Lane::kCompute) + busy(Lane::kHost)
+                                                      : busy(Lane::kCompute);
+    const std::array<std::pair<double, const char*>, 4> bounds{
+        {{compute, "compute"},
+         {busy(Lane::kToDevice), "copies to the device"},
+         {busy(Lane::kToHost), "copies to the host"},
+         {busy(Lane::kHost), "the optimizer on the host"}}};
+    const auto most =
+        std::max_element(bounds.begin(), bounds.end(),
+                         [](const auto& a, const auto& b) { return a.first < b.first; });
+    plan.lower_bound_seconds = most->first;
+    plan.limited_by = most->second;
+  }
+
+  // What is alive at the fullest op, by kind; what fragments leave unused counts as temporary.
+  BytesByKind pool_by_kind(const Plan& plan) const {
+    std::vector<std::pair<PlannedInterval, MemoryKind>> all;
+    for (const TraceBuffer& buffer : trace_.buffers) {
+      all.emplace_back(planner::interval_of(buffer), buffer.kind);
+    }
+    for (const Residency& residency : plan.residencies) {
+      all.emplace_back(planner::interval_of(residency),
+                       residency.weights ? MemoryKind::kWeights : MemoryKind::kGradients);
+    }
+    std::vector<int64_t> alive(static_cast<size_t>(trace_.ops()) + 2, 0);
+    for (const auto& [interval, kind] : all) {
+      alive[static_cast<size_t>(interval.first)] += interval.bytes;
+      alive[static_cast<size_t>(interval.last) + 1] -= interval.bytes;
+    }
+    int64_t now = 0;
+    for (int64_t& bytes : alive) bytes = now += bytes;
+    const int fullest =
+        static_cast<int>(std::max_element(alive.begin(), alive.end()) - alive.begin());
+    BytesByKind bytes{};
+    for (const auto& [interval, kind] : all) {
+      if (interval.first > fullest || interval.last < fullest) continue;
+      bytes[static_cast<size_t>(kind)] += interval.bytes;
+    }
+    bytes[static_cast<size_t>(MemoryKind::kActivationsTemporary)] += plan.pool_bytes - total(bytes);
+    return bytes;
+  }
+
+  void fill_tiers(Plan& plan) const {
+    plan.device.budget = budgets_.device;
+    plan.host.budget = budgets_.host;
+    plan.pool_by_kind = pool_by_kind(plan);
+    plan.device.by_kind = plan.pool_by_kind;
+    const auto add = [](BytesByKind& bytes, MemoryKind kind, int64_t more) {
+      bytes[static_cast<size_t>(kind)] += more;
+    };
+    add(plan.device.by_kind, MemoryKind::kStaging, trace_.fixed_bytes);
+    for (size_t c = 0; c < trace_.chunks.size(); ++c) {
+      const TraceChunk& chunk = trace_.chunks[c];
+      BytesByKind& bytes = plan.resident[c] ? plan.device.by_kind : plan.host.by_kind;
+      add(bytes, MemoryKind::kWeights, chunk.weight_bytes);
+      add(bytes, MemoryKind::kOptimizer, chunk.optimizer_bytes);
+      if (!plan.resident[c]) add(bytes, MemoryKind::kGradients, chunk.gradient_bytes);
+    }
+    plan.device.peak = total(plan.device.by_kind);
+    plan.host.peak = total(plan.host.by_kind);
+  }
+
+  const AccessTrace& trace_;
+  const TierBudgets budgets_;
+  const CopyRates rates_;
+  const PlanOptions options_;
+  std::vector<size_t> order_;
+};
+
+}  // namespace
+
+int64_t resident_bytes(const AccessTrace& trace, const std::vector<bool>& resident) {
+  int64_t sum = 0;
+  for (size_t c = 0; c < trace.chunks.size(); ++c) {
+    if (resident[c]) sum += trace.chunks[c].state_bytes();
+  }
+  return sum;
+}
+
+int64_t host_bytes(const AccessTrace& trace, const std::vector<bool>& resident) {
+  int64_t sum = 0;
+  for (size_t c = 0; c < trace.chunks.size(); ++c) {
+    if (!resident[c]) sum += trace.chunks[c].state_bytes() + trace.chunks[c].gradient_bytes;
+  }
+  return sum;
+}
+
+bool same_actions(const Plan& a, const Plan& b) {
+  return a.group == b.group && a.resident == b.resident && a.residencies == b.residencies &&
+         a.buffer_offsets == b.buffer_offsets && a.pool_bytes == b.pool_bytes &&
+         a.actions == b.actions && a.update == b.update && a.next == b.next;
+}
+
+Plan make_plan(const AccessTrace& trace, const TierBudgets& budgets, const CopyRates& rates,
+               const PlanOptions& options) {
+  return Search(trace, budgets, rates, options).run();
+}
+
+}  // namespace hetmem

@@ -1,0 +1,120 @@
+// Plan: where every byte of a training step is and what moves when. The executor and the simulator
+// follow the same Plan, action by action. A value; thread-safe to read.
+//
+// The device holds the whole state of the chunks that stay (`resident`), and a pool in which
+// everything else has a planned place for a planned time: activations, temporaries, workspace,
+// streamed weights, gradients. The host holds the state of the chunks that do not stay, and their
+// gradients from the backward pass to the optimizer.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/memory_kind.h"
+#include "planner/access_trace.h"
+
+namespace hetmem {
+
+struct TierBudgets {
+  int64_t device = 0;
+  int64_t host = 0;
+};
+
+// The stay of a chunk's weights, its gradient, or both one after the other, in the pool.
+struct Residency {
+  int chunk = 0;
+  bool weights = false;   // brought before `first_use`
+  bool gradient = false;  // made by `first_write`, or brought back before it
+  bool fetch = false;     // the contents are copied from the host
+  bool send = false;      // the gradient is copied to the host after `last_use`
+  int start = 0;          // the op before which the copy to the device is enqueued; -1: before the step
+  int first_use = 0;
+  int last_use = 0;
+  int end = 0;  // the op by which the copy to the host is expected to be done
+  int64_t bytes = 0;
+  int64_t offset = 0;  // in the pool
+  bool operator==(const Residency&) const = default;
+};
+
+enum class Lane : uint8_t { kCompute, kToDevice, kToHost, kHost };
+constexpr int kLanes = 4;
+
+struct Action {
+  enum class Kind : uint8_t {
+    kInputs,      // tokens and labels to the device
+    kOp,          // target: op of the trace
+    kFetch,       // target: residency
+    kSend,        // target: residency
+    kOutputs,     // loss and norms to the host
+    kDeviceStep,  // target: chunk
+    kHostStep,    // target: chunk
+  };
+  Kind kind = Kind::kOp;
+  Lane lane = Lane::kCompute;
+  int target = 0;
+  std::vector<int> waits;  // earlier actions of other lanes
+  bool operator==(const Action&) const = default;
+};
+
+struct TierPlan {
+  int64_t budget = 0;
+  int64_t peak = 0;
+  BytesByKind by_kind{};
+};
+
+struct Traffic {
+  int64_t to_device = 0;
+  int64_t to_host = 0;
+  bool operator==(const Traffic&) const = default;
+};
+
+struct Plan {
+  bool fits = false;
+  int64_t group = 1;
+  std::vector<bool> resident;  // by chunk
+  std::vector<Residency> residencies;
+  std::vector<int64_t> buffer_offsets;  // by buffer of the trace, in the pool
+  int64_t pool_bytes = 0;
+  int64_t pool_lower_bound = 0;
+  BytesByKind pool_by_kind{};
+  // In the order in which they are enqueued. Those from `update` on belong to the optimizer: they
+  // are enqueued when the norm of the gradient is known. Those from `next` on bring the weights
+  // that the next step begins with; they run once before the first step, too.
+  std::vector<Action> actions;
+  int update = 0;
+  int next = 0;
+
+  TierPlan device;
+  TierPlan host;
+  Traffic traffic;
+  double step_seconds = 0;
+  double exposed_seconds = 0;  // what compute waits for copies
+  double lower_bound_seconds = 0;
+  std::string limited_by;
+  int64_t smallest_device = -1;  // with this host budget; -1: none is enough
+};
+
+// Whether two plans put the same things in the same places in the same order: what runs one can go
+// on with the other.
+bool same_actions(const Plan& a, const Plan& b);
+
+struct PlanOptions {
+  bool prefetch = true;    // false: a chunk is brought when its op is next
+  // By chunk: which stay on the device, given (for evaluation beside a training plan).
+  const std::vector<bool>* resident = nullptr;
+  // At most so many bytes of state stay on the device.
+  int64_t resident_limit = std::numeric_limits<int64_t>::max();
+};
+
+// Plans one step. Where it does not fit, `fits` is false and `smallest_device` says what would do.
+Plan make_plan(const AccessTrace& trace, const TierBudgets& budgets, const CopyRates& rates,
+               const PlanOptions& options = {});
+
+// What is counted where, for any choice of chunks that stay.
+int64_t resident_bytes(const AccessTrace& trace, const std::vector<bool>& resident);
+int64_t host_bytes(const AccessTrace& trace, const std::vector<bool>& resident);
+
+}  // namespace hetmem

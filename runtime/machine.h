@@ -1,0 +1,36 @@
+// What predictions reckon with: the rates of a machine. Measured ones are kept under
+// $XDG_CACHE_HOME/hetmem, by machine; `--machine FILE.json` names those of another.
+#pragma once
+
+#include <string>
+
+#include "graph/compile.h"
+#include "planner/access_trace.h"
+
+namespace hetmem {
+
+struct MachineRates {
+  double gemm_flops = 0;           // per second, all threads, fp32
+  double bf16_flops = 0;           // the same of products in bf16; 0 where there are none
+  double memory_bandwidth = 0;     // bytes a second
+  CopyRates copies;                // bytes a second between device and host memory
+  // Of a machine whose device has its own memory (a file may say so): what the optimizer on the host
+  // has (0: memory_bandwidth), whether it takes its time from the device, and what there is of each
+  // memory (0: what is free here).
+  double host_bandwidth = 0;
+  bool host_shares_compute = true;
+  int64_t device_memory = 0;
+  int64_t host_memory = 0;
+  std::string source = "assumed";  // "measured", "file" or "assumed"
+};
+
+// Of this machine: as measured before, else assumed from its processor. With a path, of the file:
+// throws Error (kBadInput) naming what is missing.
+MachineRates load_rates(const std::string& machine_file = "");
+// Measures and keeps them.
+MachineRates measure_rates(int threads);
+
+// Seconds of one call of a step of a Program.
+double step_seconds(const Step& step, const MachineRates& rates);
+
+}  // namespace hetmem

@@ -1,0 +1,130 @@
+// StepExecutor: runs a Plan, action by action, on the lanes of a device: compute, the two directions
+// of the link, and the host's own work. Nothing is decided here: what a copy waits for, and where
+// every operand is, the Plan says. A late copy makes compute wait; it never changes a result.
+//
+// It owns inputs, constants and scalars; pool, chunks and lanes belong to the caller and outlive it.
+// Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "chunk_manager/chunk_manager.h"
+#include "device/stream.h"
+#include "device/tier.h"
+#include "graph/compile.h"
+#include "offload/transfer_engine.h"
+#include "planner/plan.h"
+#include "runtime/step_trace.h"
+
+namespace hetmem {
+
+struct MicroBatch {
+  std::vector<int32_t> tokens;  // [B * T]
+  std::vector<int32_t> labels;
+};
+
+struct Lanes {
+  CpuStream& compute;
+  CpuStream& host;  // its work runs on host memory
+  TransferEngine& transfers;
+};
+
+// One piece of a tensor with all that its optimizer step takes, in one memory space.
+struct PieceState {
+  int tensor = 0;  // by Program::weights
+  TensorView weight;
+  TensorView gradient;
+  TensorView first_moment;
+  TensorView second_moment;  // empty where the optimizer keeps one
+};
+using PieceStep = std::function<void(Stream& stream, const PieceState& piece)>;
+
+class StepExecutor {
+ public:
+  // Reserves inputs and scalars in `device`. Throws Error (kInternal) for a plan that does not fit
+  // the trace: an operand that is not where it is used.
+  StepExecutor(const Program& program, const StepTrace& trace, const Plan& plan,
+               ChunkManager& chunks, const Buffer& pool, Tier& device, const Lanes& lanes);
+
+  // What the pool held is gone or not there yet: the next run brings what a step begins with.
+  void forget_pool() { warm_ = false; }
+  // Enqueues forward and backward passes over all micro-batches of a step and waits for them.
+  // `measure`: keeps the time of each op.
+  void run(std::span<const MicroBatch> batches, double loss_scale,
+           const std::function<uint64_t(int64_t micro)>& random_key, bool measure = false);
+  // The sum of the losses of the last run.
+  double loss() const { return scalars_.front(); }
+  // The norm of all gradients: tensors in the order of the model.
+  double gradient_norm() const;
+  // Steps every trained piece, each on the stream where its state is; with an empty function the
+  // step is skipped. Then brings what the next step begins with, and waits for all.
+  void update(const PieceStep& step, bool measure = false);
+
+  // Seconds by op of the trace, as the last measured run took them, and of the optimizer by chunk.
+  const std::vector<double>& op_seconds() const { return op_seconds_; }
+  const std::vector<double>& update_seconds() const { return update_seconds_; }
+
+ private:
+  struct Copy {
+    void* destination = nullptr;
+    const void* source = nullptr;
+    int64_t bytes = 0;
+  };
+  struct Norm {
+    TensorView gradient;
+    TensorView sum;
+  };
+  // What an action does, with every operand resolved.
+  struct Command {
+    OpCall call;
+    std::vector<Norm> norms;
+    Copy copy;
+    std::vector<PieceState> pieces;
+    bool awaited = false;  // a later action waits for it
+  };
+
+  void place_fixed();
+  void bind();
+  Command bind_op(int op) const;
+  Command bind_norm(int op, int chunk) const;
+  Command bind_copy(const Action& action) const;
+  Command bind_update(int chunk) const;
+  TensorView operand(int op, ValueId id, bool written) const;
+  TensorView piece_view(int op, const PieceOf& piece, const Shape& shape, bool gradient) const;
+  const Residency& residency_of(int chunk, int op, bool gradient) const;
+  TensorView pool_view(int64_t offset, DType dtype, const Shape& shape) const;
+  void copy_inputs(std::span<const MicroBatch> batches);
+  void enqueue(int action, const PieceStep* step);
+  void enqueue_op(const Action& action, Command& command, Stream& stream);
+  Stream& lane(Lane lane) const;
+  void synchronize();
+  // Waits for what is under way after an error that is on its way to the caller.
+  void drain() noexcept;
+  // Keeps the time at which the lane comes here; at the end of what is measured, how long it took.
+  void stamp(Lane lane, std::vector<double>& seconds, int index, bool begin);
+
+  const Program& program_;
+  const StepTrace& trace_;
+  const Plan& plan_;
+  ChunkManager& chunks_;
+  const Buffer& pool_;
+  Lanes lanes_;
+  Buffer fixed_;
+  std::vector<std::vector<int>> residencies_of_chunk_;
+  std::vector<Command> commands_;  // by action
+  std::vector<Event> events_;      // by action
+  std::vector<int32_t> inputs_;    // of all micro-batches; the copy reads it
+  std::vector<double> scalars_;    // loss, then norms; the copy writes it
+  bool warm_ = false;
+  // Of the run under way.
+  double loss_scale_ = 1;
+  std::function<uint64_t(int64_t)> random_key_;
+  bool measure_ = false;
+  std::vector<double> op_seconds_;
+  std::vector<double> update_seconds_;
+};
+
+}  // namespace hetmem

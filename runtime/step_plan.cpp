@@ -1,0 +1,204 @@
+#include "runtime/step_plan.h"
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "core/byte_size.h"
+#include "core/error.h"
+#include "device/tier.h"
+#include "runtime/program.h"
+
+namespace hetmem {
+namespace {
+
+// Makes the trace of a training step whose micro-batches pass a chunk in groups of so many.
+using TraceOfGroup = std::function<StepTrace(int64_t group)>;
+
+// What plans of a run have in common.
+class RunPlanner {
+ public:
+  RunPlanner(TraceOfGroup training, int64_t largest_group, int64_t smallest_group,
+             StepTrace evaluation, const TierBudgets& budgets, const CopyRates& copies,
+             bool prefetch)
+      : training_trace_(std::move(training)),
+        largest_group_(largest_group),
+        smallest_group_(smallest_group),
+        evaluation_trace_(std::move(evaluation)),
+        budgets_(budgets),
+        copies_(copies),
+        prefetch_(prefetch) {}
+
+  RunPlan run() {
+    RunPlan run;
+    PlanOptions options;
+    options.prefetch = prefetch_;
+    const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
+    const int64_t evaluation = plan_evaluation(none, 0).smallest_device;
+    options.resident_limit = budgets_.device - evaluation;
+    for (;;) {
+      run.training = plan_training(options);
+      const Plan& training = run.training.plan;
+      // Evaluation keeps to the memory of training where it can.
+      Plan plan = plan_evaluation(training.resident, training.device.peak);
+      if (!plan.fits) plan = plan_evaluation(training.resident, plan.smallest_device);
+      run.evaluation = {evaluation_trace_, std::move(plan)};
+      const int64_t kept = resident_bytes(run.training.trace.access, training.resident);
+      const bool too_much = run.evaluation.plan.device.peak > budgets_.device;
+      if (too_much) run.evaluation.plan.fits = false;
+      // Fewer chunks stay where evaluation has no room beside them, but for those that must.
+      const bool must = kept == 0 || kept > options.resident_limit;
+      if (!training.fits || !too_much || must) break;
+      options.resident_limit = kept - 1;
+    }
+    run.smallest_device = smallest_device(run.training, evaluation);
+    count_evaluation(run);
+    return run;
+  }
+
+ private:
+  // From all micro-batches in one group downwards to the first that fits.
+  PlannedStep plan_training(const PlanOptions& options) const {
+    for (int64_t group = largest_group_;; group = (group + 1) / 2) {
+      PlannedStep step;
+      step.trace = training_trace_(group);
+      step.plan = make_plan(step.trace.access, budgets_, copies_, options);
+      if (step.plan.fits || group == smallest_group_) return step;
+    }
+  }
+
+  Plan plan_evaluation(const std::vector<bool>& resident, int64_t device) const {
+    PlanOptions options;
+    options.prefetch = prefetch_;
+    options.resident = &resident;
+    return make_plan(evaluation_trace_.access, {device, budgets_.host}, copies_, options);
+  }
+
+  // Of all groups the smallest, with only those chunks on the device that the host has no room for.
+  int64_t smallest_device(const PlannedStep& step, int64_t evaluation) const {
+    const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
+    const bool host_has_room = host_bytes(step.trace.access, none) <= budgets_.host;
+    if (host_has_room && step.trace.access.group == smallest_group_) {
+      return std::max(step.plan.smallest_device, evaluation);
+    }
+    const AccessTrace access = training_trace_(smallest_group_).access;
+    const Plan least = make_plan(access, {0, budgets_.host}, copies_);
+    return std::max(least.smallest_device, plan_evaluation(least.resident, 0).smallest_device);
+  }
+
+  // What evaluation takes beyond the pool of training is reserved with it.
+  static void count_evaluation(RunPlan& run) {
+    Plan& training = run.training.plan;
+    const int64_t more = std::max<int64_t>(0, run.evaluation.plan.pool_bytes - training.pool_bytes);
+    training.device.by_kind[static_cast<size_t>(MemoryKind::kActivationsTemporary)] += more;
+    training.device.peak += more;
+  }
+
+  TraceOfGroup training_trace_;
+  int64_t largest_group_;
+  int64_t smallest_group_;
+  StepTrace evaluation_trace_;
+  TierBudgets budgets_;
+  CopyRates copies_;
+  bool prefetch_;
+};
+
+}  // namespace
+
+RunPrograms::RunPrograms(const ModelConfig& model, const TrainConfig& config, int64_t sequence)
+    : training(compile_training(model, config, sequence)),
+      evaluation(compile_evaluation(model, config, sequence)),
+      layout(layout_of(training)) {}
+
+int moments_of(OptimizerKind optimizer) { return optimizer == OptimizerKind::kAdamW ? 2 : 1; }
+
+MeasuredTimes::Key MeasuredTimes::key_of(const OpInstance& op) {
+  return {op.step, op.chunk, static_cast<int>(op.part.stage), op.part.first_row,
+          op.part.first_token};
+}
+
+void MeasuredTimes::take(const StepTrace& trace, const std::vector<double>& op_seconds,
+                         const std::vector<double>& update_seconds) {
+  std::map<Key, std::pair<double, int>> sums;
+  for (size_t i = 0; i < trace.ops.size(); ++i) {
+    auto& [sum, count] = sums[key_of(trace.ops[i])];
+    sum += op_seconds[i];
+    ++count;
+  }
+  op_seconds_.clear();
+  for (const auto& [key, sum] : sums) op_seconds_[key] = sum.first / sum.second;
+  update_seconds_ = update_seconds;
+}
+
+void MeasuredTimes::apply(StepTrace& trace) const {
+  for (size_t i = 0; i < trace.ops.size(); ++i) {
+    const auto found = op_seconds_.find(key_of(trace.ops[i]));
+    if (found != op_seconds_.end()) trace.access.op_seconds[i] = found->second;
+  }
+  for (size_t c = 0; c < update_seconds_.size(); ++c) {
+    trace.access.chunks[c].device_step_seconds = update_seconds_[c];
+    trace.access.chunks[c].host_step_seconds = update_seconds_[c];
+  }
+}
+
+RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
+                 const TierBudgets& budgets, const MeasuredTimes* measured) {
+  const int64_t all = config.gradient_accumulation_steps;
+  const auto trace = [&](const Program& program, int64_t micro_batches, int64_t group) {
+    return trace_step(program, programs.layout,
+                      {micro_batches, group, moments_of(config.optimizer)}, rates);
+  };
+  StepTrace evaluation = trace(programs.evaluation, 1, 1);
+  const int64_t fixed = evaluation.fixed.bytes;
+  evaluation.access.fixed_bytes += trace(programs.training, all, all).fixed.bytes;
+  const auto training = [&](int64_t group) {
+    StepTrace step = trace(programs.training, all, group);
+    step.access.fixed_bytes += fixed;
+    if (measured != nullptr) measured->apply(step);
+    return step;
+  };
+  // Tests may say how many micro-batches a group has.
+  const int64_t given = std::min(all, config.group);
+  return RunPlanner(training, given > 0 ? given : all, given > 0 ? given : 1,
+                    std::move(evaluation), budgets, rates.copies, config.prefetch)
+      .run();
+}
+
+RunPlan plan_traces(const AccessTrace& training, const AccessTrace& evaluation,
+                    const TierBudgets& budgets, const CopyRates& copies) {
+  StepTrace step;
+  step.access = training;
+  StepTrace beside;
+  beside.access = evaluation;
+  return RunPlanner([&](int64_t) { return step; }, training.group, training.group,
+                    std::move(beside), budgets, copies, true)
+      .run();
+}
+
+TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine) {
+  const int64_t usable = available_memory() / 10 * 9;
+  TierBudgets budgets;
+  budgets.device = config.device_memory == kAutoBytes ? usable : config.device_memory;
+  budgets.host = config.host_memory == kAutoBytes
+                     ? std::max<int64_t>(0, usable - std::min(usable, budgets.device))
+                     : config.host_memory;
+  if (config.device_memory == kAutoBytes && machine.device_memory > 0) {
+    budgets.device = machine.device_memory;
+  }
+  if (config.host_memory == kAutoBytes && machine.host_memory > 0) {
+    budgets.host = machine.host_memory;
+  }
+  return budgets;
+}
+
+void refuse(const RunPlan& plan, const TierBudgets& budgets) {
+  const int64_t needed = plan.smallest_device;
+  throw Error(ErrorKind::kDoesNotFit,
+              "the model needs " + format_byte_size(needed) + " (" + std::to_string(needed) +
+                  " bytes) of device memory beside a host budget of " +
+                  format_byte_size(budgets.host) + ", the device budget is " +
+                  format_byte_size(budgets.device) +
+                  "; the smallest --device-memory that works is " + std::to_string(needed));
+}
+
+}  // namespace hetmem

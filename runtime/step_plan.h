@@ -1,0 +1,72 @@
+// The plans of a run: one for a training step, one for evaluation beside it, over the same chunks
+// and within the same budgets. Pure.
+#pragma once
+
+#include <map>
+#include <tuple>
+
+#include "graph/compile.h"
+#include "io/model_config.h"
+#include "planner/chunk_layout.h"
+#include "planner/plan.h"
+#include "runtime/machine.h"
+#include "runtime/step_trace.h"
+#include "runtime/train_config.h"
+
+namespace hetmem {
+
+// What is planned for: the Programs of a configuration and the chunks of their weights. Stays where
+// it is while plans and executors refer to it.
+struct RunPrograms {
+  RunPrograms(const ModelConfig& model, const TrainConfig& config, int64_t sequence);
+  Program training;    // one micro-batch
+  Program evaluation;  // the forward pass alone
+  ChunkLayout layout;
+};
+
+struct PlannedStep {
+  StepTrace trace;
+  Plan plan;
+};
+
+struct RunPlan {
+  PlannedStep training;
+  PlannedStep evaluation;
+  bool fits() const { return training.plan.fits && evaluation.plan.fits; }
+  // With this host budget; -1: no device budget is enough.
+  int64_t smallest_device = -1;
+};
+
+// Times as a step measured them, by what an op is, so that they serve plans of other groups too.
+class MeasuredTimes {
+ public:
+  void take(const StepTrace& trace, const std::vector<double>& op_seconds,
+            const std::vector<double>& update_seconds);
+  void apply(StepTrace& trace) const;
+
+ private:
+  using Key = std::tuple<int, int, int, int64_t, int64_t>;
+  static Key key_of(const OpInstance& op);
+  std::map<Key, double> op_seconds_;
+  std::vector<double> update_seconds_;  // by chunk
+};
+
+RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
+                 const TierBudgets& budgets, const MeasuredTimes* measured = nullptr);
+
+// The same over traces alone: of a step with all its micro-batches in the group that the trace has,
+// and of evaluation.
+RunPlan plan_traces(const AccessTrace& training, const AccessTrace& evaluation,
+                    const TierBudgets& budgets, const CopyRates& copies);
+
+// The budgets of a run: explicit ones exactly; `auto` what a described machine has, else up to 90 %
+// of what is free, device first.
+TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine = {});
+
+// Throws Error (kDoesNotFit) naming the smallest device budget that works.
+[[noreturn]] void refuse(const RunPlan& plan, const TierBudgets& budgets);
+
+// Moments of an optimizer.
+int moments_of(OptimizerKind optimizer);
+
+}  // namespace hetmem

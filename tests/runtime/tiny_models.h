@@ -1,0 +1,65 @@
+// Tiny models of every family for the tests of the runtime: folders that hold a config.json alone
+// (weights are drawn from the seed), and the training of one, as values to compare.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/trainer.h"
+
+namespace hetmem {
+
+// A new folder under the system's own for temporary files, removed with all that is in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  std::string path() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// A folder with a config.json.
+class ModelFolder {
+ public:
+  explicit ModelFolder(const std::string& config_json);
+  std::string path() const { return folder_.path(); }
+
+ private:
+  TemporaryFolder folder_;
+};
+
+// config.json by name: each family, tied and untied.
+const std::vector<std::pair<std::string, std::string>>& tiny_models();
+std::string tiny_model(const std::string& name);
+
+// Training from scratch with rates that are given, so that plans do not depend on the machine.
+TrainConfig tiny_config(const ModelFolder& folder);
+constexpr int64_t kPlenty = int64_t{1} << 30;
+
+// What `plan` says without anything being read or reserved.
+RunPlan plan_of(const TrainConfig& config);
+// Device budgets from the smallest that works to more than is of use.
+std::vector<int64_t> device_budgets(TrainConfig config, int count);
+
+// The tokens of a step.
+std::vector<int32_t> tokens_of(const Trainer& trainer, int64_t step);
+
+// Everything that memory must not change.
+struct Outcome {
+  std::vector<double> losses;
+  std::vector<double> norms;
+  std::vector<float> state;  // all lists of all tensors
+  bool operator==(const Outcome&) const = default;
+};
+// Steps until `total` are done.
+void take_steps(Trainer& trainer, int64_t total, Outcome& outcome);
+std::vector<float> state_of(Trainer& trainer);
+Outcome train(const TrainConfig& config, int64_t steps);
+
+}  // namespace hetmem
