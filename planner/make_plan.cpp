@@ -1,10 +1,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <optional>
+#include <utility>
 
 #include "core/error.h"
 #include "planner/actions.h"
+#include "planner/growth.h"
 #include "planner/offsets.h"
 #include "planner/plan.h"
 #include "planner/residency.h"
@@ -28,11 +31,16 @@ constexpr std::array<Lead, 8> kLeads{{{1.0, planner::kAsEarlyAsFits, 1.0},
 // Shares of the chunks that could stay which are tried.
 constexpr std::array<double, 5> kShares{1.0, 0.75, 0.5, 0.25, 0.0};
 constexpr Lead kOnDemand{0.0, 0.0, 0.0};
-constexpr int kPackingTries = 6;
+constexpr int kPackingTries = 7;
+// Of steps with more chunks and buffers than this fewer plans are tried: each takes the longer.
+constexpr size_t kLarge = 1500;
 // Plans that the improvement by single changes may try: as many as this by the size of a step,
 // which takes no longer than the choice before it.
 constexpr int kImprovingWork = 10000;
 constexpr int kMostImprovingTries = 1000;
+// The same of plans that grow.
+constexpr double kGrowingWork = 2e7;
+constexpr double kMostGrown = 40;
 
 // Small chunks that are needed all the time stay first, then those of the first ops: their
 // gradients come last and their weights are needed first.
@@ -59,6 +67,8 @@ class Search {
          const PlanOptions& options)
       : trace_(trace), budgets_(budgets), rates_(rates), options_(options) {
     order_ = order_of_staying(trace);
+    // Evaluation beside a training step is not worth a long search either.
+    large_ = trace.buffers.size() + trace.chunks.size() > kLarge || options.resident != nullptr;
   }
 
   Plan run() {
@@ -66,7 +76,8 @@ class Search {
     int fewest = 0;
     while (fewest < count && host_bytes(trace_, first(fewest)) > budgets_.host) ++fewest;
     if (options_.resident != nullptr) fewest = 0;
-    Plan smallest = describe({first(fewest), kOnDemand, 0, {}});
+    Plan smallest = placed({first(fewest), kOnDemand, 0, {}}, 0);  // whatever the budget is
+    finish(smallest);
     const int64_t least = smallest.device.peak;
     smallest.smallest_device = least;
     smallest.fits = least <= budgets_.device;
@@ -77,7 +88,9 @@ class Search {
         all.push_back({std::move(candidate.choice), std::move(*plan)});
       }
     }
-    Plan best = std::move(improved(std::move(all)).plan);
+    if (could_be_faster(all)) add_grown(fewest, all);
+    const bool search = could_be_faster(all);
+    Plan best = search ? improved(std::move(all)).plan : fastest(all)->plan;
     best.fits = true;
     best.smallest_device = least;
     return best;
@@ -92,6 +105,24 @@ class Search {
     StayChoice choice;
     Plan plan;
   };
+
+  // Whether the fastest of them takes so much longer than its ops and the optimizer must that more
+  // search may be worth its time.
+  bool could_be_faster(const std::vector<Found>& all) const {
+    constexpr double kWorth = 1.002;
+    double least = std::accumulate(trace_.op_seconds.begin(), trace_.op_seconds.end(), 0.0);
+    for (const TraceChunk& chunk : trace_.chunks) {
+      if (!trace_.host_shares_compute) break;  // all of the host's steps could be beside
+      least += std::min(chunk.device_step_seconds, chunk.host_step_seconds);
+    }
+    return fastest(all)->plan.step_seconds > kWorth * least;
+  }
+
+  static std::vector<Found>::const_iterator fastest(const std::vector<Found>& all) {
+    return std::min_element(all.begin(), all.end(), [](const Found& a, const Found& b) {
+      return a.plan.step_seconds < b.plan.step_seconds;
+    });
+  }
 
   // The first `count` chunks of the order stay.
   std::vector<bool> first(int count) const {
@@ -112,15 +143,24 @@ class Search {
            planner::choose_stays(trace_, rates_, {resident, kOnDemand, 0, {}}).most_alive <= limit;
   }
 
-  // The most promising choices, by the simulator without offsets.
-  std::vector<Candidate> candidates(int fewest) const {
+  int most_that_stay(int fewest) const {
     int most = fewest;
     for (int step = static_cast<int>(order_.size()); step > 0; step /= 2) {
       while (most + step <= static_cast<int>(order_.size()) && could_fit(most + step)) most += step;
     }
+    return most;
+  }
+
+  static int share_of(double share, int fewest, int most) {
+    return fewest + static_cast<int>(std::lround(share * (most - fewest)));
+  }
+
+  // The most promising choices, by the simulator without offsets.
+  std::vector<Candidate> candidates(int fewest) const {
+    const int most = most_that_stay(fewest);
     std::vector<Candidate> found;
     for (const double share : kShares) {
-      const int count = fewest + static_cast<int>(std::lround(share * (most - fewest)));
+      const int count = share_of(share, fewest, most);
       const std::vector<bool> resident = first(count);
       for (const Lead& lead : kLeads) {
         if (!options_.prefetch && lead.last > 0) continue;
@@ -137,9 +177,35 @@ class Search {
     }
     std::stable_sort(found.begin(), found.end(),
                      [](const Candidate& a, const Candidate& b) { return a.seconds < b.seconds; });
-    constexpr size_t kPacked = 3;
-    if (found.size() > kPacked) found.resize(kPacked);
+    const size_t most_packed = large_ ? 1 : 3;
+    if (found.size() > most_packed) found.resize(most_packed);
     return found;
+  }
+
+  // Plans that grew where they are placed, for when what is counted alone does not pack well. So
+  // many that their number times the square of their size, which each takes, has a bound.
+  void add_grown(int fewest, std::vector<Found>& all) const {
+    const double size =
+        static_cast<double>(trace_.buffers.size() + all.front().plan.residencies.size());
+    int tries = large_ ? 2 : static_cast<int>(std::min(kGrowingWork / (size * size), kMostGrown));
+    const int most = most_that_stay(fewest);
+    std::vector<Plan> bases;
+    int before = -1;
+    for (const double share : kShares) {
+      const int count = share_of(share, fewest, most);
+      if (count == std::exchange(before, count)) continue;
+      if (large_ && count != most && count != fewest) continue;
+      const std::vector<bool> resident = first(count);
+      Plan base = placed({resident, kOnDemand, 0, {}}, pool_limit(resident));
+      if (base.pool_bytes <= pool_limit(resident)) bases.push_back(std::move(base));
+    }
+    for (const Lead& lead : kLeads) {
+      if (!options_.prefetch && lead.last > 0) continue;
+      for (const Plan& base : bases) {
+        if (tries-- <= 0) return;
+        all.push_back({{base.resident, kOnDemand, 0, {}}, grown(base, lead)});
+      }
+    }
   }
 
   // The best of several after single changes: another lead, a chunk that stays or no longer does, a
@@ -150,7 +216,7 @@ class Search {
     };
     std::stable_sort(all.begin(), all.end(), faster);
     const int size = trace_.ops() + static_cast<int>(trace_.chunks.size());
-    int tries = std::min(kMostImprovingTries, kImprovingWork / size);
+    int tries = large_ ? 0 : std::min(kMostImprovingTries, kImprovingWork / size);
     for (Found& found : all) {
       bool better = tries > 0;
       while (better) better = improve(found, tries);
@@ -169,7 +235,7 @@ class Search {
       if (!allowed(choice.resident)) return;
       if (planner::choose_stays(trace_, rates_, choice).most_alive > choice.limit) return;
       --tries;
-      std::optional<Plan> plan = packed(choice);
+      std::optional<Plan> plan = best_of(choice);
       if (!plan || plan->step_seconds >= found.plan.step_seconds) return;
       found = {std::move(choice), std::move(*plan)};
       better = true;
@@ -196,7 +262,6 @@ class Search {
     }
     for (size_t a = 0; a < chunks; ++a) {
       for (size_t b = 0; b < a; ++b) {
-        if (found.choice.resident[a] == found.choice.resident[b]) continue;
         attempt([&](StayChoice& choice) {
           toggle(choice.resident, a);
           toggle(choice.resident, b);
@@ -224,15 +289,61 @@ class Search {
 
   // A plan within the budget: what the packing takes beyond it is taken off the limit.
   std::optional<Plan> packed(StayChoice choice) const {
-    for (int tries = 0; tries < kPackingTries; ++tries) {
+    int64_t step = choice.limit / 200;
+    for (int tries = 0; tries < (large_ ? kPackingTries / 2 : kPackingTries); ++tries) {
       Plan plan = describe(choice);
       if (plan.device.peak <= budgets_.device) return plan;
-      choice.limit -= std::max(plan.device.peak - budgets_.device, choice.limit / 200);
+      choice.limit -= std::max(plan.device.peak - budgets_.device, step);
+      step *= 2;
     }
     return std::nullopt;
   }
 
+  // Packed, or grown from what is there on demand: the faster one.
+  std::optional<Plan> best_of(const StayChoice& choice) const {
+    std::optional<Plan> plan = packed(choice);
+    const int64_t limit = pool_limit(choice.resident);
+    Plan base = placed({choice.resident, kOnDemand, 0, choice.dropped}, limit);
+    if (base.pool_bytes > limit) return plan;
+    base = grown(base, choice.lead);
+    if (!plan || base.step_seconds < plan->step_seconds) plan = std::move(base);
+    return plan;
+  }
+
   Plan describe(const StayChoice& choice) const {
+    Plan plan = placed(choice, pool_limit(choice.resident));
+    finish(plan);
+    return plan;
+  }
+
+  // Grown by the clock of the ops alone, then by that of the first result, in which they wait.
+  Plan grown(const Plan& base, const Lead& lead) const {
+    const int64_t limit = pool_limit(base.resident);
+    Plan plan = base;
+    planner::grow(trace_, rates_, planner::OpClock(trace_), lead, limit, plan);
+    finish(plan);
+    if (large_) return plan;
+    Plan again = base;
+    planner::grow(trace_, rates_, clock_of(plan), lead, limit, again);
+    finish(again);
+    return again.step_seconds < plan.step_seconds ? again : plan;
+  }
+
+  planner::OpClock clock_of(const Plan& plan) const {
+    const Simulation simulation = simulate(trace_, plan, rates_);
+    std::vector<double> begin;
+    double end = 0;
+    for (size_t i = 0; i < plan.actions.size(); ++i) {
+      if (plan.actions[i].kind != Action::Kind::kOp) continue;
+      begin.push_back(simulation.actions[i].begin);
+      end = simulation.actions[i].end;
+    }
+    begin.push_back(end);
+    return planner::OpClock(std::move(begin));
+  }
+
+  // Stays with offsets, in a pool of `wanted` bytes where that can be done.
+  Plan placed(const StayChoice& choice, int64_t wanted) const {
     Plan plan = draft(choice);
     plan.group = trace_.group;
     std::vector<PlannedInterval> intervals;
@@ -242,7 +353,7 @@ class Search {
     for (const Residency& residency : plan.residencies) {
       intervals.push_back(planner::interval_of(residency));
     }
-    const OffsetPlan offsets = assign_offsets(intervals);
+    const OffsetPlan offsets = assign_offsets(intervals, std::max<int64_t>(0, wanted));
     plan.pool_bytes = offsets.pool_bytes;
     plan.pool_lower_bound = offsets.lower_bound;
     const auto split = offsets.offsets.begin() + static_cast<int64_t>(trace_.buffers.size());
@@ -250,10 +361,13 @@ class Search {
     for (size_t r = 0; r < plan.residencies.size(); ++r) {
       plan.residencies[r].offset = split[static_cast<int64_t>(r)];
     }
+    return plan;
+  }
+
+  void finish(Plan& plan) const {
     planner::make_actions(trace_, plan, true);
     predict(plan);
     fill_tiers(plan);
-    return plan;
   }
 
   void predict(Plan& plan) const {
@@ -329,6 +443,7 @@ class Search {
   const CopyRates rates_;
   const PlanOptions options_;
   std::vector<size_t> order_;
+  bool large_ = false;
 };
 
 }  // namespace

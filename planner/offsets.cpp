@@ -17,15 +17,11 @@ struct Placed {
   int last;
 };
 
-int64_t rounded(int64_t bytes) {
-  return (bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
-}
-
 int64_t most_alive(const std::vector<PlannedInterval>& intervals) {
   std::vector<std::pair<int, int64_t>> changes;
   for (const PlannedInterval& interval : intervals) {
-    changes.emplace_back(interval.first, rounded(interval.bytes));
-    changes.emplace_back(interval.last + 1, -rounded(interval.bytes));
+    changes.emplace_back(interval.first, planned_bytes(interval.bytes));
+    changes.emplace_back(interval.last + 1, -planned_bytes(interval.bytes));
   }
   std::sort(changes.begin(), changes.end());  // at one step, what ends is taken off first
   int64_t alive = 0;
@@ -59,6 +55,11 @@ int64_t find_gap(const std::vector<Placed>& placed, const PlannedInterval& inter
   return best >= 0 ? best : at;
 }
 
+// Of more intervals than this the portfolio is smaller: each order takes the longer.
+constexpr size_t kMany = 2000;
+// A pool larger than the most that is alive by this part is good.
+constexpr int64_t kGoodPart = 200;
+
 OffsetPlan place(const std::vector<PlannedInterval>& intervals, const std::vector<size_t>& order,
                  bool best_fit) {
   OffsetPlan plan;
@@ -67,7 +68,7 @@ OffsetPlan place(const std::vector<PlannedInterval>& intervals, const std::vecto
   placed.reserve(intervals.size());
   for (const size_t index : order) {
     const PlannedInterval& interval = intervals[index];
-    const int64_t bytes = rounded(interval.bytes);
+    const int64_t bytes = planned_bytes(interval.bytes);
     const int64_t offset = find_gap(placed, interval, bytes, best_fit);
     plan.offsets[index] = offset;
     plan.pool_bytes = std::max(plan.pool_bytes, offset + bytes);
@@ -86,16 +87,14 @@ namespace {
 
 // Packs again and again with those first that stick out on top: what is placed early lies low.
 void improve(const std::vector<PlannedInterval>& intervals, std::vector<size_t> order,
-             int64_t bound, OffsetPlan& best) {
-  constexpr double kGood = 1.005;
+             int64_t wanted, OffsetPlan& best) {
   constexpr int kRounds = 6;
-  constexpr size_t kMost = 3000;  // beyond that many a round takes too long
-  if (intervals.size() > kMost) return;
+  if (intervals.size() > kMany) return;
   OffsetPlan now = best;
   for (int round = 0; round < kRounds; ++round) {
-    if (static_cast<double>(best.pool_bytes) <= kGood * static_cast<double>(bound)) return;
+    if (best.pool_bytes <= wanted) return;
     std::stable_partition(order.begin(), order.end(), [&](size_t i) {
-      return now.offsets[i] + rounded(intervals[i].bytes) == now.pool_bytes;
+      return now.offsets[i] + planned_bytes(intervals[i].bytes) == now.pool_bytes;
     });
     now = place(intervals, order, round % 2 == 1);
     if (now.pool_bytes < best.pool_bytes) best = now;
@@ -104,11 +103,13 @@ void improve(const std::vector<PlannedInterval>& intervals, std::vector<size_t> 
 
 }  // namespace
 
-OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals) {
+OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals, int64_t wanted) {
   for (const PlannedInterval& interval : intervals) {
     HETMEM_ASSERT(interval.bytes >= 0 && interval.first <= interval.last);
   }
   const int64_t bound = most_alive(intervals);
+  const int64_t enough = std::max(bound, wanted);
+  if (wanted == 0) wanted = bound + bound / kGoodPart;
   const auto duration = [&](size_t i) -> int64_t {
     return int64_t{intervals[i].last} - intervals[i].first + 1;
   };
@@ -121,7 +122,8 @@ OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals) {
   OffsetPlan best;
   std::vector<size_t> best_order;
   best.pool_bytes = -1;
-  for (const auto key : keys) {
+  for (size_t k = 0; k < (intervals.size() > kMany ? keys.size() / 2 : keys.size()); ++k) {
+    const auto key = keys[k];
     std::vector<size_t> order(intervals.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
@@ -137,11 +139,11 @@ OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals) {
         best = std::move(plan);
         best_order = order;
       }
-      if (best.pool_bytes == bound) break;
+      if (best.pool_bytes <= enough) break;
     }
-    if (best.pool_bytes == bound) break;
+    if (best.pool_bytes <= enough) break;
   }
-  improve(intervals, std::move(best_order), bound, best);
+  improve(intervals, std::move(best_order), wanted, best);
   best.lower_bound = bound;
   return best;
 }

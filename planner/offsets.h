@@ -21,7 +21,12 @@ struct OffsetPlan {
 };
 
 constexpr int64_t kPlanAlignment = 512;
+// Bytes that something takes in the pool.
+constexpr int64_t planned_bytes(int64_t bytes) {
+  return (bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
+}
 
-OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals);
+// `wanted`: a pool of so many bytes is as good as a smaller one.
+OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals, int64_t wanted = 0);
 
 }  // namespace hetmem

@@ -30,7 +30,7 @@ struct Residency {
   bool gradient = false;  // made by `first_write`, or brought back before it
   bool fetch = false;     // the contents are copied from the host
   bool send = false;      // the gradient is copied to the host after `last_use`
-  int start = 0;          // the op before which the copy to the device is enqueued; -1: before the step
+  int start = 0;  // the op before which the copy to the device is enqueued; -1: before the step
   int first_use = 0;
   int last_use = 0;
   int end = 0;  // the op by which the copy to the host is expected to be done
@@ -102,7 +102,7 @@ struct Plan {
 bool same_actions(const Plan& a, const Plan& b);
 
 struct PlanOptions {
-  bool prefetch = true;    // false: a chunk is brought when its op is next
+  bool prefetch = true;  // false: a chunk is brought when its op is next
   // By chunk: which stay on the device, given (for evaluation beside a training plan).
   const std::vector<bool>* resident = nullptr;
   // At most so many bytes of state stay on the device.

@@ -4,13 +4,10 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "planner/copy_times.h"
 
 namespace hetmem::planner {
 namespace {
-
-int64_t rounded(int64_t bytes) {
-  return (bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
-}
 
 // The stretches of consecutive uses during which one kind of contents of a chunk stays.
 struct Stretch {
@@ -30,14 +27,7 @@ struct Stretch {
 class Chooser {
  public:
   Chooser(const AccessTrace& trace, const CopyRates& rates, const StayChoice& choice)
-      : trace_(trace), rates_(rates), choice_(choice), update_(trace.ops()) {
-    double now = 0;
-    for (const double seconds : trace.op_seconds) {
-      begin_.push_back(now);
-      now += seconds;
-    }
-    begin_.push_back(now);
-  }
+      : trace_(trace), rates_(rates), choice_(choice), update_(trace.ops()), clock_(trace) {}
 
   Stays run() {
     std::vector<Stretch> stretches = first_stretches();
@@ -83,9 +73,11 @@ class Chooser {
       }
       for (size_t i = 0; i < chunk.writes.size(); ++i) {
         const bool first = i == 0;
-        if (first && chunk.in_place && all.size() > from) {
+        const bool shared =
+            chunk.in_place && all.size() > from && chunk.reads.back() >= chunk.writes[0].first;
+        if (first && shared) {
           // The gradient goes on in the place of the weights: once its first tensor is there, the
-          // weights of the others stay, too.
+          // weights of the others stay, too. Where all were read before, it needs no part of them.
           while (all.size() > from + 1 && all.back().first > chunk.writes[0].first) {
             const int last = all.back().last;
             all.pop_back();
@@ -106,13 +98,6 @@ class Chooser {
     return all;
   }
 
-  // The last op that begins at or before a time; -1 before the step.
-  int op_at(double time) const {
-    if (time < 0) return -1;
-    const auto after = std::upper_bound(begin_.begin(), begin_.end(), time);
-    return static_cast<int>(after - begin_.begin()) - 1;
-  }
-
   // Starts of the copies to the device, and the ops by which what leaves is gone. Stretches that a
   // copy could not come between are joined.
   void schedule(std::vector<Stretch>& stretches) const {
@@ -127,21 +112,6 @@ class Chooser {
     join(stretches, [&](const Stretch& a, const Stretch& b) { return b.start <= a.end + 1; });
   }
 
-  // The latest starts that hide the copies, one after the other on their link.
-  std::vector<int> latest_starts(const std::vector<Stretch>& stretches,
-                                 const std::vector<size_t>& fetched) const {
-    std::vector<int> starts(fetched.size(), -1);
-    if (lead_ == kAsEarlyAsFits) return starts;
-    double free = begin_.back();
-    for (size_t i = fetched.size(); i-- > 0;) {
-      const Stretch& s = stretches[fetched[i]];
-      const double seconds = lead_ * static_cast<double>(s.bytes) / std::max(1.0, rates_.to_device);
-      free = std::min(begin_[static_cast<size_t>(s.first)], free) - seconds;
-      starts[i] = std::min(s.first, op_at(free));
-    }
-    return starts;
-  }
-
   // In the order of use, which is that on their link, copies start as early as they should and as
   // there is room from then on.
   void start_earlier(std::vector<Stretch>& stretches, std::vector<int64_t>& alive) const {
@@ -151,15 +121,17 @@ class Chooser {
     }
     std::stable_sort(fetched.begin(), fetched.end(),
                      [&](size_t a, size_t b) { return stretches[a].first < stretches[b].first; });
-    const std::vector<int> wanted = latest_starts(stretches, fetched);
+    std::vector<LinkCopy> copies;
+    for (const size_t i : fetched) copies.push_back({stretches[i].bytes, stretches[i].first});
+    const std::vector<int> wanted = latest_starts(clock_, copies, rates_.to_device, lead_);
     int before = -1;
     for (size_t i = 0; i < fetched.size(); ++i) {
       Stretch& s = stretches[fetched[i]];
       int earliest = std::max(wanted[i], before);
-      if (fetched[i] > 0 && can_follow(stretches[fetched[i] - 1], s)) {
+      if (fetched[i] > 0 && may_follow(stretches[fetched[i] - 1], s)) {
         earliest = std::max(earliest, stretches[fetched[i] - 1].end + 1);
       }
-      const int64_t bytes = rounded(s.bytes);
+      const int64_t bytes = planned_bytes(s.bytes);
       while (s.start > earliest &&
              (s.start == 0 || alive[static_cast<size_t>(s.start) - 1] + bytes <= choice_.limit)) {
         --s.start;
@@ -176,14 +148,14 @@ class Chooser {
     }
     std::stable_sort(leaving.begin(), leaving.end(),
                      [](const Stretch* a, const Stretch* b) { return a->last < b->last; });
-    double free = 0;
-    for (Stretch* s : leaving) {
-      const double seconds =
-          choice_.lead.leaving * static_cast<double>(s->bytes) / std::max(1.0, rates_.to_host);
-      free = std::max(free, begin_[static_cast<size_t>(s->last) + 1]) + seconds;
-      const int gone = std::min(update_, op_at(free));
-      const int64_t bytes = rounded(s->bytes);
-      while (s->end < gone && alive[static_cast<size_t>(s->end) + 1] + bytes <= choice_.limit) {
+    std::vector<LinkCopy> copies;
+    for (const Stretch* s : leaving) copies.push_back({s->bytes, s->last});
+    const std::vector<int> ends =
+        expected_ends(clock_, copies, rates_.to_host, choice_.lead.leaving);
+    for (size_t i = 0; i < leaving.size(); ++i) {
+      Stretch* s = leaving[i];
+      const int64_t bytes = planned_bytes(s->bytes);
+      while (s->end < ends[i] && alive[static_cast<size_t>(s->end) + 1] + bytes <= choice_.limit) {
         ++s->end;
         alive[static_cast<size_t>(s->end)] += bytes;
       }
@@ -195,7 +167,7 @@ class Chooser {
   static void join(std::vector<Stretch>& stretches, const Close& close) {
     std::vector<Stretch> joined;
     for (const Stretch& s : stretches) {
-      if (!joined.empty() && can_follow(joined.back(), s) && close(joined.back(), s)) {
+      if (!joined.empty() && may_follow(joined.back(), s) && close(joined.back(), s)) {
         merge(joined.back(), s);
       } else {
         joined.push_back(s);
@@ -204,11 +176,6 @@ class Chooser {
     stretches = std::move(joined);
   }
 
-  // Whether `b` is the next stay of what `a` ends with.
-  static bool can_follow(const Stretch& a, const Stretch& b) {
-    if (a.chunk != b.chunk || !b.fetch) return false;
-    return a.gradient ? !b.weights : b.weights;
-  }
   static void merge(Stretch& a, const Stretch& b) {
     a.gradient = b.gradient || a.gradient;
     a.send = b.send || a.send;
@@ -219,8 +186,8 @@ class Chooser {
   std::vector<int64_t> profile(const std::vector<Stretch>& stretches) const {
     std::vector<int64_t> alive(static_cast<size_t>(update_) + 2, 0);
     const auto add = [&](const PlannedInterval& interval) {
-      alive[static_cast<size_t>(interval.first)] += rounded(interval.bytes);
-      alive[static_cast<size_t>(interval.last) + 1] -= rounded(interval.bytes);
+      alive[static_cast<size_t>(interval.first)] += planned_bytes(interval.bytes);
+      alive[static_cast<size_t>(interval.last) + 1] -= planned_bytes(interval.bytes);
     };
     for (const TraceBuffer& buffer : trace_.buffers) add(interval_of(buffer));
     for (const Stretch& s : stretches) add({s.bytes, std::max(0, s.start), s.end});
@@ -238,11 +205,10 @@ class Chooser {
     };
     std::vector<Gap> gaps;
     for (size_t i = 0; i + 1 < stretches.size(); ++i) {
-      if (!can_follow(stretches[i], stretches[i + 1])) continue;
+      if (!may_follow(stretches[i], stretches[i + 1])) continue;
       const size_t use = stretches[i + 1].use;
       if (use < choice_.dropped.size() && choice_.dropped[use]) continue;
-      const double seconds = begin_[static_cast<size_t>(stretches[i + 1].first)] -
-                             begin_[static_cast<size_t>(stretches[i].last)];
+      const double seconds = clock_.begin(stretches[i + 1].first) - clock_.begin(stretches[i].last);
       gaps.push_back({i, stretches[i].gradient ? seconds / 2 : seconds});
     }
     std::stable_sort(gaps.begin(), gaps.end(),
@@ -252,7 +218,7 @@ class Chooser {
     for (const Gap& gap : gaps) {
       const Stretch& a = stretches[gap.before];
       const Stretch& b = stretches[gap.before + 1];
-      const int64_t bytes = rounded(a.bytes);
+      const int64_t bytes = planned_bytes(a.bytes);
       const auto first = alive.begin() + a.end + 1;
       const auto last = alive.begin() + std::max(b.start, a.end + 1);
       const bool room = std::all_of(
@@ -279,7 +245,7 @@ class Chooser {
   const StayChoice& choice_;
   double lead_ = 0;
   int update_;
-  std::vector<double> begin_;  // of each op, then of the optimizer
+  OpClock clock_;
 };
 
 }  // namespace

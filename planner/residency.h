@@ -4,23 +4,21 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "planner/access_trace.h"
+#include "planner/copy_times.h"
 #include "planner/offsets.h"
 #include "planner/plan.h"
 
 namespace hetmem::planner {
-
-constexpr double kAsEarlyAsFits = std::numeric_limits<double>::infinity();
 
 // How much earlier than their copies take, by the rates, prefetches start: 0 is on demand,
 // kAsEarlyAsFits has no bound but memory.
 struct Lead {
   double before_holding = 1.0;  // what has its room before chunks are held in the rest
   double last = 1.0;            // what may take the room that is left then
-  double leaving = 1.0;  // the same of copies to the host: how long the place is left alone
+  double leaving = 1.0;         // the same of copies to the host: how long the place is left alone
 };
 
 struct StayChoice {
@@ -41,6 +39,13 @@ struct Stays {
 
 // Ops count as in the trace; one more, trace.ops(), stands for the optimizer.
 Stays choose_stays(const AccessTrace& trace, const CopyRates& rates, const StayChoice& choice);
+
+// Whether `b`, of the same chunk, is the next stay of what `a` ends with, so that they may be one.
+template <typename Stay>
+bool may_follow(const Stay& a, const Stay& b) {
+  if (a.chunk != b.chunk || !b.fetch) return false;
+  return a.gradient ? !b.weights : b.weights;
+}
 
 // When a residency takes memory.
 PlannedInterval interval_of(const Residency& residency);

@@ -194,8 +194,7 @@ class Tracer {
       }
       for (ValueId id = 0; id < static_cast<ValueId>(program_.values.size()); ++id) {
         if (!is_pooled(program_.value(id))) continue;
-        of_value[static_cast<size_t>(id)] =
-            of_value[static_cast<size_t>(root_of(program_, id))];
+        of_value[static_cast<size_t>(id)] = of_value[static_cast<size_t>(root_of(program_, id))];
       }
       result_.buffers.push_back(std::move(of_value));
     }
@@ -225,6 +224,15 @@ class Tracer {
     }
   }
 
+  // Runs of gradients, which may leave the device between them: one for each group, one for what
+  // comes after all groups, and one for each block of tokens of a head.
+  bool begins_run(int i) const {
+    const OpInstance& op = result_.ops[static_cast<size_t>(i)];
+    const bool head = is_head(node(op.step).op) && op.part.rows > 0;
+    const bool block = head && op.part.first_row == 0 && op.part.stage == HeadStage::kLogits;
+    return block || std::binary_search(group_ends_.begin(), group_ends_.end(), i);
+  }
+
   void add_chunks() {
     auto& chunks = result_.access.chunks;
     for (const ChunkShape& shape : layout_.chunks) {
@@ -236,8 +244,8 @@ class Tracer {
         chunk.gradient_bytes = chunk.weight_bytes;
         const double moved = kStepBytes * static_cast<double>(chunk.weight_bytes);
         chunk.device_step_seconds = moved / rates_.memory_bandwidth;
-        chunk.host_step_seconds = moved / (rates_.host_bandwidth > 0 ? rates_.host_bandwidth
-                                                                     : rates_.memory_bandwidth);
+        chunk.host_step_seconds =
+            moved / (rates_.host_bandwidth > 0 ? rates_.host_bandwidth : rates_.memory_bandwidth);
       }
       chunks.push_back(std::move(chunk));
     }
@@ -248,15 +256,14 @@ class Tracer {
     };
     std::map<std::pair<int, int>, Uses> uses;  // by chunk and piece
     std::vector<int> run_of(chunks.size(), -1);
+    int run = -1;
     for (int i = 0; i < static_cast<int>(result_.ops.size()); ++i) {
       const OpInstance& op = result_.ops[static_cast<size_t>(i)];
       if (op.step < 0) {
         chunks[static_cast<size_t>(op.chunk)].writes.back().last = i;
         continue;
       }
-      // Runs of gradients: one for each group, and one for what comes after all groups.
-      const int run = static_cast<int>(
-          std::upper_bound(group_ends_.begin(), group_ends_.end(), i) - group_ends_.begin());
+      if (i == 0 || begins_run(i)) ++run;
       visit_pieces(op, [&](const PieceOf& piece, bool read) {
         TraceChunk& chunk = chunks[static_cast<size_t>(piece.chunk)];
         Uses& use = uses[{piece.chunk, piece.piece}];
@@ -277,8 +284,8 @@ class Tracer {
     }
     for (TraceChunk& chunk : chunks) chunk.in_place = chunk.trained() && !chunk.writes.empty();
     for (const auto& [where, use] : uses) {
-      const bool after = use.first_write > use.last_read ||
-                         (use.first_write == use.last_read && use.head);
+      const bool after =
+          use.first_write > use.last_read || (use.first_write == use.last_read && use.head);
       if (!after) chunks[static_cast<size_t>(where.first)].in_place = false;
     }
   }
@@ -315,8 +322,8 @@ class Tracer {
   const StepTraceOptions& options_;
   const MachineRates& rates_;
   StepTrace result_;
-  std::vector<std::vector<OpPart>> parts_;          // by step
-  std::vector<int> group_ends_;                     // ops
+  std::vector<std::vector<OpPart>> parts_;         // by step
+  std::vector<int> group_ends_;                    // ops
   std::map<std::pair<int, int64_t>, OpRun> runs_;  // by step and micro-batch
 };
 
@@ -345,8 +352,7 @@ std::vector<PieceOf> pieces_of_operand(const Program& program, const ChunkLayout
   if (op.part.rows == 0) return all;
   // Only the gradients stage of a head writes them, and its loss stage reads no weight.
   const HeadStage stage = op.part.stage;
-  if (is_head(node.op) &&
-      (written ? stage != HeadStage::kGradients : stage == HeadStage::kLoss)) {
+  if (is_head(node.op) && (written ? stage != HeadStage::kGradients : stage == HeadStage::kLoss)) {
     return {};
   }
   const ValueId table = table_of(node);

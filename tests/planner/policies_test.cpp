@@ -71,10 +71,10 @@ TEST(Policies, MoveNothingWhereEverythingHasRoom) {
   EXPECT_DOUBLE_EQ(run.step_seconds, 4 + 2 * 0.25);
 }
 
-// Other rules count bytes, whatever hole they lie in; a plan has to place them. At budgets near the
-// smallest that alone can cost a hold or two: hence the tolerance.
+// Other rules count bytes, whatever hole they lie in; a plan has to place them. In one of these 320
+// cases that makes it 1.3 % slower.
 TEST(Policies, PlansAreNotWorseForRandomTraces) {
-  constexpr double kFragments = 1.05;
+  constexpr double kFragments = 1.014;
   for (uint64_t seed = 1; seed <= 40; ++seed) {
     const AccessTrace trace = random_trace(seed);
     const CopyRates rates = random_rates(seed);
@@ -85,14 +85,15 @@ TEST(Policies, PlansAreNotWorseForRandomTraces) {
       const Plan plan = make_plan(trace, budgets, rates);
       for (const Policy policy : {Policy::kPatrickStar, Policy::kBelady}) {
         const PolicyRun run = simulate_policy(trace, budgets, rates, policy);
-        EXPECT_TRUE(!run.fits || plan.step_seconds <= run.step_seconds * kFragments);
+        if (run.fits) {
+          EXPECT_LE(plan.step_seconds, run.step_seconds * kFragments);
+        }
       }
     }
   }
 }
 
-// Disabled while it does not hold: 3 of the traces are 2.2 to 2.7 % above the best.
-TEST(Policies, DISABLED_PlansAreCloseToTheBestOfSmallTraces) {
+TEST(Policies, PlansAreCloseToTheBestOfSmallTraces) {
   RandomTraceOptions small;
   small.most_layers = 4;
   small.most_chunks_a_layer = 2;
