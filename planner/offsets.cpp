@@ -108,8 +108,10 @@ OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals, int64_t
     HETMEM_ASSERT(interval.bytes >= 0 && interval.first <= interval.last);
   }
   const int64_t bound = most_alive(intervals);
-  const int64_t enough = std::max(bound, wanted);
-  if (wanted == 0) wanted = bound + bound / kGoodPart;
+  // Less than good where that is wanted; the best of the portfolio where there is time for it.
+  const int64_t good = bound + bound / kGoodPart;
+  const int64_t target = wanted > 0 ? std::clamp(wanted, bound, good) : good;
+  const int64_t enough = intervals.size() > kMany ? target : bound;
   const auto duration = [&](size_t i) -> int64_t {
     return int64_t{intervals[i].last} - intervals[i].first + 1;
   };
@@ -143,7 +145,7 @@ OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals, int64_t
     }
     if (best.pool_bytes <= enough) break;
   }
-  improve(intervals, std::move(best_order), wanted, best);
+  improve(intervals, std::move(best_order), target, best);
   best.lower_bound = bound;
   return best;
 }
