@@ -52,10 +52,9 @@ std::vector<StoredTensor> optimizer_tensors(const Trainer& trainer) {
 }
 
 void write_model(Trainer& trainer, const std::string& folder) {
-  write_model_folder(folder, trainer.model(), trainer.config().model, weight_specs(trainer.model()),
-                     [&](size_t index, const FloatSink& sink) {
-                       trainer.read(ChunkList::kWeights, index, sink);
-                     });
+  write_model_folder(
+      folder, trainer.model(), trainer.config().model, weight_specs(trainer.model()),
+      [&](size_t index, const FloatSink& sink) { trainer.read(ChunkList::kWeights, index, sink); });
 }
 
 void write_optimizer(Trainer& trainer, const std::string& path) {

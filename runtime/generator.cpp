@@ -8,9 +8,9 @@
 #include "core/error.h"
 #include "device/thread_pool.h"
 #include "models/models.h"
-#include "runtime/step_plan.h"
 #include "runtime/cached_forward.h"
 #include "runtime/model_weights.h"
+#include "runtime/step_plan.h"
 
 namespace hetmem {
 namespace {

@@ -15,8 +15,7 @@ constexpr double kZero = 0.0;
 constexpr int64_t kFloatBytes = sizeof(float);
 
 double now_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 TensorView slice(const TensorView& list, const ChunkPiece& piece) {
@@ -192,9 +191,8 @@ StepExecutor::Command StepExecutor::bind_copy(const Action& action) const {
   if (action.kind == Action::Kind::kSend) {
     command.copy = {chunks_.waiting_gradient(residency.chunk).data, slot, residency.bytes};
   } else {
-    const TensorView from = residency.weights
-                                ? chunks_.whole(ChunkList::kWeights, residency.chunk)
-                                : chunks_.waiting_gradient(residency.chunk);
+    const TensorView from = residency.weights ? chunks_.whole(ChunkList::kWeights, residency.chunk)
+                                              : chunks_.waiting_gradient(residency.chunk);
     command.copy = {slot, from.data, residency.bytes};
   }
   return command;
@@ -205,10 +203,10 @@ StepExecutor::Command StepExecutor::bind_update(int chunk) const {
   const bool on_device = chunks_.resident(chunk);
   HETMEM_ASSERT(on_device == static_cast<bool>(plan_.resident[static_cast<size_t>(chunk)]));
   const ChunkShape& shape = chunks_.layout().chunks[static_cast<size_t>(chunk)];
-  const TensorView gradient =
-      on_device ? pool_view(residency_of(chunk, trace_.access.ops(), true).offset, DType::kFloat32,
-                            Shape{shape.elements})
-                : chunks_.waiting_gradient(chunk);
+  const TensorView gradient = on_device
+                                  ? pool_view(residency_of(chunk, trace_.access.ops(), true).offset,
+                                              DType::kFloat32, Shape{shape.elements})
+                                  : chunks_.waiting_gradient(chunk);
   for (const ChunkPiece& piece : shape.pieces) {
     PieceState state;
     state.tensor = piece.tensor;
@@ -354,9 +352,8 @@ void StepExecutor::update(const PieceStep& step, bool measure) {
 }
 
 void StepExecutor::drain() noexcept {
-  for (Stream* stream : {static_cast<Stream*>(&lanes_.compute),
-                         static_cast<Stream*>(&lanes_.host), &lanes_.transfers.to_device(),
-                         &lanes_.transfers.to_host()}) {
+  for (Stream* stream : {static_cast<Stream*>(&lanes_.compute), static_cast<Stream*>(&lanes_.host),
+                         &lanes_.transfers.to_device(), &lanes_.transfers.to_host()}) {
     try {
       stream->synchronize();
     } catch (...) {  // the first error is on its way to the caller

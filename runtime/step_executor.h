@@ -1,9 +1,10 @@
-// StepExecutor: runs a Plan, action by action, on the lanes of a device: compute, the two directions
-// of the link, and the host's own work. Nothing is decided here: what a copy waits for, and where
-// every operand is, the Plan says. A late copy makes compute wait; it never changes a result.
+// StepExecutor: runs a Plan, action by action, on the lanes of a device: compute, the two
+// directions of the link, and the host's own work. Nothing is decided here: what a copy waits for,
+// and where every operand is, the Plan says. A late copy makes compute wait; it never changes a
+// result.
 //
-// It owns inputs, constants and scalars; pool, chunks and lanes belong to the caller and outlive it.
-// Not thread-safe.
+// It owns inputs, constants and scalars; pool, chunks and lanes belong to the caller and outlive
+// it. Not thread-safe.
 #pragma once
 
 #include <cstdint>

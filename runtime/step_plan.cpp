@@ -117,8 +117,9 @@ MeasuredTimes::Key MeasuredTimes::key_of(const OpInstance& op) {
           op.part.first_token};
 }
 
-void MeasuredTimes::take(const StepTrace& trace, const std::vector<double>& op_seconds,
+void MeasuredTimes::take(const PlannedStep& step, const std::vector<double>& op_seconds,
                          const std::vector<double>& update_seconds) {
+  const StepTrace& trace = step.trace;
   std::map<Key, std::pair<double, int>> sums;
   for (size_t i = 0; i < trace.ops.size(); ++i) {
     auto& [sum, count] = sums[key_of(trace.ops[i])];
@@ -127,7 +128,14 @@ void MeasuredTimes::take(const StepTrace& trace, const std::vector<double>& op_s
   }
   op_seconds_.clear();
   for (const auto& [key, sum] : sums) op_seconds_[key] = sum.first / sum.second;
-  update_seconds_ = update_seconds;
+  device_seconds_.resize(update_seconds.size(), -1);
+  host_seconds_.resize(update_seconds.size(), -1);
+  for (size_t c = 0; c < update_seconds.size(); ++c) {
+    // Where host and device are one, so are their times.
+    const bool on_device = step.plan.resident[c];
+    if (on_device || trace.access.host_shares_compute) device_seconds_[c] = update_seconds[c];
+    if (!on_device || trace.access.host_shares_compute) host_seconds_[c] = update_seconds[c];
+  }
 }
 
 void MeasuredTimes::apply(StepTrace& trace) const {
@@ -135,9 +143,10 @@ void MeasuredTimes::apply(StepTrace& trace) const {
     const auto found = op_seconds_.find(key_of(trace.ops[i]));
     if (found != op_seconds_.end()) trace.access.op_seconds[i] = found->second;
   }
-  for (size_t c = 0; c < update_seconds_.size(); ++c) {
-    trace.access.chunks[c].device_step_seconds = update_seconds_[c];
-    trace.access.chunks[c].host_step_seconds = update_seconds_[c];
+  for (size_t c = 0; c < device_seconds_.size(); ++c) {
+    TraceChunk& chunk = trace.access.chunks[c];
+    if (device_seconds_[c] >= 0) chunk.device_step_seconds = device_seconds_[c];
+    if (host_seconds_[c] >= 0) chunk.host_step_seconds = host_seconds_[c];
   }
 }
 
@@ -159,8 +168,8 @@ RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const M
   };
   // Tests may say how many micro-batches a group has.
   const int64_t given = std::min(all, config.group);
-  return RunPlanner(training, given > 0 ? given : all, given > 0 ? given : 1,
-                    std::move(evaluation), budgets, rates.copies, config.prefetch)
+  return RunPlanner(training, given > 0 ? given : all, given > 0 ? given : 1, std::move(evaluation),
+                    budgets, rates.copies, config.prefetch)
       .run();
 }
 

@@ -40,15 +40,18 @@ struct RunPlan {
 // Times as a step measured them, by what an op is, so that they serve plans of other groups too.
 class MeasuredTimes {
  public:
-  void take(const StepTrace& trace, const std::vector<double>& op_seconds,
+  void take(const PlannedStep& step, const std::vector<double>& op_seconds,
             const std::vector<double>& update_seconds);
   void apply(StepTrace& trace) const;
+  bool empty() const { return op_seconds_.empty(); }
 
  private:
   using Key = std::tuple<int, int, int, int64_t, int64_t>;
   static Key key_of(const OpInstance& op);
   std::map<Key, double> op_seconds_;
-  std::vector<double> update_seconds_;  // by chunk
+  // By chunk, as it was stepped last: on the device or on the host; below 0: never there.
+  std::vector<double> device_seconds_;
+  std::vector<double> host_seconds_;
 };
 
 RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,

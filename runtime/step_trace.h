@@ -39,10 +39,10 @@ struct FixedLayout {
 
 struct StepTrace {
   AccessTrace access;
-  std::vector<OpInstance> ops;              // by op of the trace
-  std::vector<std::vector<int>> buffers;    // by micro-batch, by value: index of its buffer or -1
-  std::vector<int> workspaces;              // by op: index of its buffer or -1
-  std::vector<std::vector<int>> norm_slots; // by chunk, by piece: index of its sum of squares
+  std::vector<OpInstance> ops;               // by op of the trace
+  std::vector<std::vector<int>> buffers;     // by micro-batch, by value: index of its buffer or -1
+  std::vector<int> workspaces;               // by op: index of its buffer or -1
+  std::vector<std::vector<int>> norm_slots;  // by chunk, by piece: index of its sum of squares
   FixedLayout fixed;
 };
 

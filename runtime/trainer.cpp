@@ -20,6 +20,9 @@ namespace hetmem {
 namespace {
 
 constexpr int32_t kIgnoredLabel = -100;
+// The first step is run to plan the second; the libraries are slower when they are first called, so
+// that the second one's times are those that stay.
+constexpr int kWarmUpSteps = 2;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -78,9 +81,9 @@ struct Trainer::State {
   TierBudgets budgets;
   RunPlan plan;
   MeasuredTimes times;
-  bool measure = true;             // the next step is measured, then planned again
-  std::vector<double> recent;      // seconds of steps since the plan was made
-  std::vector<bool> decays;        // by weight
+  int to_measure = kWarmUpSteps;  // so many next steps are measured, then planned again
+  std::vector<double> recent;     // seconds of steps since the plan was made
+  std::vector<bool> decays;       // by weight
   Tier device;
   Tier host;
   ThreadPool pool;
@@ -174,8 +177,8 @@ void Trainer::State::settle() {
 }
 
 void Trainer::State::plan_again() {
-  measure = false;
-  times.take(plan.training.trace, executor->op_seconds(), executor->update_seconds());
+  --to_measure;
+  times.take(plan.training, executor->op_seconds(), executor->update_seconds());
   RunPlan next = plan_run(programs, config, rates, budgets, &times);
   HETMEM_ASSERT(next.fits());
   if (same_actions(plan.training.plan, next.training.plan) &&
@@ -201,7 +204,7 @@ void Trainer::State::watch_drift(double seconds) {
   std::vector<double> sorted = std::exchange(recent, {});
   std::sort(sorted.begin(), sorted.end());
   const double predicted = plan.training.plan.step_seconds;
-  measure = std::abs(sorted[kSteps / 2] - predicted) > kDrift * predicted;
+  to_measure = std::abs(sorted[kSteps / 2] - predicted) > kDrift * predicted ? 1 : 0;
 }
 
 void Trainer::State::check_ids(std::span<const int32_t> ids) const {
@@ -228,7 +231,8 @@ void Trainer::State::forward_and_backward(std::span<const int32_t> ids, StepRepo
   const auto tokens = static_cast<double>(report.tokens);
   executor->run(
       micro_batches(ids), 1.0 / tokens,
-      [this](int64_t micro) { return random_key_of(config.seed, steps_done, micro); }, measure);
+      [this](int64_t micro) { return random_key_of(config.seed, steps_done, micro); },
+      to_measure > 0);
   report.loss = executor->loss() / tokens;
   report.grad_norm = executor->gradient_norm();
 }
@@ -270,7 +274,7 @@ PieceStep Trainer::State::optimizer_step(double learning_rate, double gradient_s
 
 void Trainer::State::apply_optimizer(double learning_rate, double gradient_scale) {
   const trace::Range range("trainer", "optimizer");
-  executor->update(optimizer_step(learning_rate, gradient_scale), measure);
+  executor->update(optimizer_step(learning_rate, gradient_scale), to_measure > 0);
   ++optimizer_count;
 }
 
@@ -309,7 +313,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   s.host.reset_peak();
   const Traffic before{s.transfers.bytes_to_device(), s.transfers.bytes_to_host()};
   const double waited = s.compute.waited_seconds();
-  const bool measured = s.measure;
+  const bool measured = s.to_measure > 0;
   StepReport report;
   report.step = s.steps_done + 1;
   report.learning_rate =
@@ -400,8 +404,8 @@ void Trainer::set_budget(int64_t device_memory, int64_t host_memory) {
   changed.device_memory = device_memory;
   changed.host_memory = host_memory;
   const TierBudgets budgets = budgets_of(changed);
-  RunPlan next = plan_run(s.programs, changed, s.rates, budgets,
-                          s.steps_done > 0 && !s.measure ? &s.times : nullptr);
+  RunPlan next =
+      plan_run(s.programs, changed, s.rates, budgets, s.times.empty() ? nullptr : &s.times);
   if (!next.fits()) refuse(next, budgets);
   const TierBudgets before = std::exchange(s.budgets, budgets);
   try {
@@ -415,8 +419,7 @@ void Trainer::set_budget(int64_t device_memory, int64_t host_memory) {
 
 const RunPlan& Trainer::plan() const { return state_->plan; }
 PlanReport Trainer::plan_report() const {
-  return report_of(state_->plan, state_->programs, state_->config, state_->sequence,
-                   state_->rates);
+  return report_of(state_->plan, state_->programs, state_->config, state_->sequence, state_->rates);
 }
 const AccessTrace& Trainer::access_trace() const { return state_->plan.training.trace.access; }
 

@@ -17,6 +17,7 @@
 #include "io/json.h"
 #include "io/token_dataset.h"
 #include "runtime/checkpoint.h"
+#include "runtime/machine.h"
 #include "runtime/plan_report.h"
 #include "runtime/prepared_data.h"
 #include "runtime/program.h"
@@ -245,6 +246,7 @@ class Loop {
     check_trace(config_.trace);
     // A run that goes on in another folder may not write over what is there either.
     OutputFolder folder(config_, !resume.empty() && is_inside(resume, config_.out));
+    if (config_.machine.empty()) keep_rates();
     Trainer trainer(config_, total_steps_);
     if (!resume.empty()) load_checkpoint(trainer, resume);
     folder.remove_old_run();
