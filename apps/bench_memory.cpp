@@ -12,9 +12,9 @@ namespace {
 
 // Far beyond any machine: budgets are numbers, what is not used takes nothing.
 constexpr int64_t kNoLimit = int64_t{1} << 46;
-// The first step warms up, the second runs on the plan that was made from it, in memory not touched
-// before.
-constexpr int64_t kSkippedSteps = 2;
+// The first two steps warm up, the third runs on the plan that was made from them, in memory not
+// touched before.
+constexpr int64_t kSkippedSteps = 3;
 
 // The device budgets of the sweep.
 struct Sweep {
