@@ -1,5 +1,5 @@
-// A copy that goes past the caches, at the speed of memory: for blocks that are larger than what the
-// caches should give up for them. Thread-safe.
+// A copy that goes past the caches, at the speed of memory: for blocks that are larger than what
+// the caches should give up for them. Thread-safe.
 #pragma once
 
 #include <cstdint>

@@ -1,10 +1,11 @@
-// Walks a Plan as a machine of memory and says what is wrong with it, from what the trace alone says
-// of each op: independent of how the planner came to it.
+// Walks a Plan as a machine of memory and says what is wrong with it, from what the trace alone
+// says of each op: independent of how the planner came to it.
 //
 // Two actions are ordered where the order of their lanes and the waits say so, or the full barriers
 // before the optimizer and after the step; whatever is not ordered may run at once. Each thing in
-// the pool (a buffer, a stay of a chunk) has a set of actions that touch its memory. Two things that
-// share bytes are right only where every action of one is ordered before every action of the other.
+// the pool (a buffer, a stay of a chunk) has a set of actions that touch its memory. Two things
+// that share bytes are right only where every action of one is ordered before every action of the
+// other.
 #pragma once
 
 #include <array>
@@ -27,8 +28,9 @@ class Order {
 
  private:
   const Plan& plan_;
-  std::vector<int> place_;                        // in its lane, by action
-  std::vector<std::array<int, kLanes>> reached_;  // by action: the last place in each lane before it
+  std::vector<int> place_;  // in its lane, by action
+  std::vector<std::array<int, kLanes>>
+      reached_;  // by action: the last place in each lane before it
 };
 
 }  // namespace hetmem::plan_check
