@@ -29,7 +29,7 @@ lint: build
 	@scripts/lint.sh
 
 format:
-	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
+	@git ls-files '*.h' '*.cpp' '*.cu' | xargs clang-format -i
 
 # The pages under docs/ are written by hand; this draws the include graph that they refer to.
 docs:

@@ -34,6 +34,7 @@ using ShapeCounts = std::map<GemmShape, int, LessShape>;
 // How often each shape occurs in a step whose head takes its weight in blocks of rows (0: whole).
 ShapeCounts shapes_of(const BenchCase& which, int64_t block_rows) {
   TrainConfig config;
+  config.device = "cpu";
   config.batch_size = which.batch;
   const Program program =
       compile_training(parse_model_config(which.config_json, which.name), config, which.sequence);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "apps/bench.h"
+#include "device/device.h"
 #include "device/link.h"
 #include "device/thread_pool.h"
 
@@ -9,10 +10,11 @@ namespace hetmem::apps {
 
 std::vector<BenchResult> bench_link(const BenchOptions& options) {
   ThreadPool pool(options.threads);
+  const std::unique_ptr<Device> device = make_device(parse_device("cpu"), pool);
   LinkRates link{};
   double memcpy_rate = 0;
   for (int64_t i = 0; i < options.repeats; ++i) {
-    const LinkRates now = measure_link_rates(pool);
+    const LinkRates now = measure_link_rates(*device);
     link.to_device = std::max(link.to_device, now.to_device);
     link.to_host = std::max(link.to_host, now.to_host);
     memcpy_rate = std::max(memcpy_rate, measure_memcpy_rate());

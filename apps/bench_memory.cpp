@@ -35,7 +35,8 @@ int64_t activation_peak(const Plan& plan) {
 Sweep sweep_of(const TrainConfig& config, int64_t points) {
   const ModelConfig model = load_model_config(config.model);
   const RunPrograms programs(model, config, config.sequence_length);
-  const RunPlan run = plan_run(programs, config, load_rates(), {kNoLimit, kNoLimit});
+  const RunPlan run =
+      plan_run(programs, config, load_rates("", device_of(config)), {kNoLimit, kNoLimit});
   Sweep sweep;
   sweep.activations = activation_peak(run.training.plan);
   for (const TraceChunk& chunk : run.training.trace.access.chunks) {

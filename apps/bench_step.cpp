@@ -106,6 +106,7 @@ std::vector<BenchResult> bench_step(const BenchOptions& options) {
   for (const BenchCase& which : bench_cases(options)) {
     const ConfigFolder folder(which.config_json);
     TrainConfig config;
+    config.device = "cpu";
     config.compute_dtype = "fp32";  // as the bound and the other libraries have it
     config.model = folder.path();
     config.from_scratch = true;

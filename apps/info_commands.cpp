@@ -8,6 +8,7 @@
 #include "apps/commands.h"
 #include "core/byte_size.h"
 #include "core/error.h"
+#include "device/device.h"
 #include "device/thread_pool.h"
 #include "device/tier.h"
 #include "graph/compile.h"
@@ -27,6 +28,11 @@ constexpr int kDoesNotFitCode = 3;
 int print_plan(const PlanReport& report, bool json) {
   fmt::print("{}{}", json ? to_json(report) : to_text(report), json ? "\n" : "");
   return report.fits ? 0 : kDoesNotFitCode;
+}
+
+MachineRates measured_rates(const DeviceId& id) {
+  ThreadPool pool;
+  return measure_rates(*make_device(id, pool), pool);
 }
 
 }  // namespace
@@ -77,14 +83,24 @@ int plan_from_trace(const OptionValues& values, const PlanOutput& output) {
 }
 
 int doctor(bool json, bool measure) {
-  const MachineRates rates = measure ? measure_rates(0) : load_rates();
+  const DeviceId device = parse_device("auto");  // what train would use
+  const MachineRates rates = measure ? measured_rates(device) : load_rates("", device);
+  const GpuList& found = find_gpus();
   if (json) {
+    nlohmann::ordered_json gpus = nlohmann::ordered_json::array();
+    for (const Gpu& gpu : found.gpus) {
+      gpus.push_back({{"name", gpu.name}, {"memory", gpu.memory}, {"unusable", gpu.unusable}});
+    }
     const nlohmann::ordered_json object{{"version", HETMEM_VERSION},
                                         {"processor", processor_name()},
                                         {"threads", available_processors()},
                                         {"instruction_set", ops::instruction_set()},
                                         {"native_bf16", ops::has_native_bf16()},
-                                        {"cuda", false},
+                                        {"cuda", found.first_usable() >= 0},
+                                        {"cuda_version", cuda_version()},
+                                        {"gpus", gpus},
+                                        {"no_gpu_because", found.reason},
+                                        {"device", to_string(device)},
                                         {"available_memory", available_memory()},
                                         {"rates",
                                          {{"gemm_flops", rates.gemm_flops},
@@ -100,7 +116,13 @@ int doctor(bool json, bool measure) {
   fmt::print("kernels        {}{}\n", ops::instruction_set(),
              ops::has_native_bf16() ? ", bf16 in hardware" : "");
   fmt::print("memory         {} available\n", format_byte_size(available_memory()));
-  fmt::print("GPU            not used in this version\n");
+  if (found.gpus.empty()) fmt::print("GPU            none: {}\n", found.reason);
+  for (size_t i = 0; i < found.gpus.size(); ++i) {
+    const Gpu& gpu = found.gpus[i];
+    fmt::print("GPU            cuda:{} {}, {}{}\n", i, gpu.name, format_byte_size(gpu.memory),
+               gpu.unusable.empty() ? "" : "; not used: " + gpu.unusable);
+  }
+  fmt::print("device         {}\n", to_string(device));
   fmt::print("rates          {:.0f} GFLOP/s, memory {:.1f} GB/s ({})\n", rates.gemm_flops * 1e-9,
              rates.memory_bandwidth * 1e-9, rates.source);
   fmt::print("link           {:.1f} GB/s to the device, {:.1f} GB/s to the host ({})\n",
@@ -109,8 +131,8 @@ int doctor(bool json, bool measure) {
 }
 
 std::string version_text() {
-  return fmt::format("hetmem {}\ncompiler {}\nCUDA none\ninstruction sets avx2 avx512",
-                     HETMEM_VERSION, __VERSION__);
+  return fmt::format("hetmem {}\ncompiler {}\nCUDA {}\ninstruction sets avx2 avx512",
+                     HETMEM_VERSION, __VERSION__, cuda_version());
 }
 
 }  // namespace hetmem::apps

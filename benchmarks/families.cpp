@@ -45,6 +45,7 @@ std::string seconds_of(const PolicyRun& run) {
 
 void print_row(const Family& family, const MachineRates& rates) {
   TrainConfig config;
+  config.device = "cpu";  // whose kernels say what workspace there is; the rates are the machine's
   config.batch_size = kBatch;
   config.gradient_accumulation_steps = kAccumulation;
   config.compute_dtype = "bf16";

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "device/cpu/memory_guard.h"
-#include "device/stream.h"
+#include "device/device.h"
 #include "device/tier.h"
 
 namespace hetmem {
@@ -16,13 +16,15 @@ constexpr int kTimes = 7;
 
 // A block in each space, its pages there.
 struct Blocks {
-  Blocks() {
+  Blocks(Memory& host_memory, Memory& device_memory)
+      : host_tier("host", kBlock, host_memory), device_tier("device", kBlock, device_memory) {
     host.populate();
     device.populate();
   }
-  Tier tier{"measurement", 2 * kBlock};
-  Buffer host{tier, kBlock, MemoryKind::kStaging, MemorySpace::kHost};
-  Buffer device{tier, kBlock, MemoryKind::kStaging, MemorySpace::kDevice};
+  Tier host_tier;
+  Tier device_tier;
+  Buffer host{host_tier, kBlock, MemoryKind::kStaging, MemorySpace::kHost};
+  Buffer device{device_tier, kBlock, MemoryKind::kStaging, MemorySpace::kDevice};
 };
 
 template <typename Copy>
@@ -39,13 +41,13 @@ double best_rate(const Copy& copy) {
 
 }  // namespace
 
-LinkRates measure_link_rates(ThreadPool& pool) {
-  const Blocks blocks;
-  CpuStream link("link", pool);
+LinkRates measure_link_rates(Device& device) {
+  const Blocks blocks(device.host_memory(), device.memory());
+  const std::unique_ptr<Stream> link = device.make_stream("link");
   const auto rate = [&](const Buffer& to, const Buffer& from, CopyDirection direction) {
     return best_rate([&] {
-      link.copy(to.data(), from.data(), kBlock, direction);
-      link.synchronize();
+      link->copy(to.data(), from.data(), kBlock, direction);
+      link->synchronize();
     });
   };
   return {rate(blocks.device, blocks.host, CopyDirection::kToDevice),
@@ -53,7 +55,7 @@ LinkRates measure_link_rates(ThreadPool& pool) {
 }
 
 double measure_memcpy_rate() {
-  const Blocks blocks;
+  const Blocks blocks(system_memory(), system_memory());
   const MemoryGuard::Scope scope(MemoryGuard::Access::kCopy);
   return best_rate(
       [&] { std::memcpy(blocks.device.data(), blocks.host.data(), static_cast<size_t>(kBlock)); });

@@ -4,7 +4,7 @@
 
 namespace hetmem {
 
-class ThreadPool;
+class Device;
 
 // Bytes a second.
 struct LinkRates {
@@ -13,7 +13,7 @@ struct LinkRates {
 };
 
 // Of a stream's asynchronous copies of 64 MiB between Buffers, the best of several.
-LinkRates measure_link_rates(ThreadPool& pool);
+LinkRates measure_link_rates(Device& device);
 // Of std::memcpy() on the caller's thread over as much, to hold the link against.
 double measure_memcpy_rate();
 

@@ -23,17 +23,29 @@ class ThreadPool;
 
 class Event {
  public:
+  // What a kind of stream records. Thread-safe.
+  struct State {
+    State() = default;
+    virtual ~State() = default;
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
+    virtual bool complete() const = 0;
+    virtual void synchronize() const = 0;
+  };
+
   Event() = default;  // already complete
+  explicit Event(std::shared_ptr<State> state) : state_(std::move(state)) {}
   Event(Event&&) noexcept = default;
   Event& operator=(Event&&) noexcept = default;
-  bool complete() const;
+  bool complete() const { return !state_ || state_->complete(); }
   // Blocks the caller until the work recorded before the event is done.
-  void synchronize() const;
+  void synchronize() const {
+    if (state_) state_->synchronize();
+  }
+  // For streams: null where there is nothing to wait for.
+  const std::shared_ptr<State>& state() const { return state_; }
 
  private:
-  friend class CpuStream;
-  struct State;
-  explicit Event(std::shared_ptr<State> state) : state_(std::move(state)) {}
   std::shared_ptr<State> state_;
 };
 
@@ -60,6 +72,10 @@ class Stream {
   virtual int64_t copied_bytes(CopyDirection direction) const = 0;
   // Seconds for which the stream stood still in wait() because the event was not complete yet.
   virtual double waited_seconds() const = 0;
+  // Seconds that the work enqueued between the two calls takes, written by the next synchronize()
+  // at the latest. One timer a stream at a time.
+  virtual void start_timer() = 0;
+  virtual void stop_timer(double& seconds) = 0;
 };
 
 // A queue with a thread of its own, on which copies run; kernels get the pool.
@@ -75,6 +91,8 @@ class CpuStream final : public Stream {
   void copy(void* destination, const void* source, int64_t bytes, CopyDirection direction) override;
   int64_t copied_bytes(CopyDirection direction) const override;
   double waited_seconds() const override;
+  void start_timer() override;
+  void stop_timer(double& seconds) override;
   // A kernel on a device stream, host work on a host stream.
   void enqueue(std::function<void(ThreadPool&)> work);
   const std::string& name() const;

@@ -31,7 +31,8 @@ void Reservation::release() {
   bytes_ = 0;
 }
 
-Tier::Tier(std::string name, int64_t budget) : name_(std::move(name)), budget_(budget) {
+Tier::Tier(std::string name, int64_t budget, Memory& memory)
+    : name_(std::move(name)), memory_(memory), budget_(budget) {
   HETMEM_ASSERT(budget >= 0);
 }
 
@@ -104,20 +105,20 @@ void Tier::reset_peak() {
 }
 
 int64_t Tier::touched_bytes() const {
-  const std::lock_guard lock(mappings_mutex_);  // no mapping goes away meanwhile
+  const std::lock_guard lock(allocations_mutex_);  // none goes away meanwhile
   int64_t touched = 0;
-  for (const auto& [memory, bytes] : mappings_) touched += hetmem::touched_bytes(memory, bytes);
+  for (const auto& [memory, bytes] : allocations_) touched += memory_.touched_bytes(memory, bytes);
   return touched;
 }
 
-void Tier::add_mapping(const void* memory, int64_t bytes) {
-  const std::lock_guard lock(mappings_mutex_);
-  mappings_.emplace(memory, bytes);
+void Tier::add_allocation(const void* memory, int64_t bytes) {
+  const std::lock_guard lock(allocations_mutex_);
+  allocations_.emplace(memory, bytes);
 }
 
-void Tier::remove_mapping(const void* memory) {
-  const std::lock_guard lock(mappings_mutex_);
-  mappings_.erase(memory);
+void Tier::remove_allocation(const void* memory) {
+  const std::lock_guard lock(allocations_mutex_);
+  allocations_.erase(memory);
 }
 
 }  // namespace hetmem

@@ -19,6 +19,7 @@
 
 #include "core/memory_kind.h"
 #include "core/tensor_view.h"
+#include "device/memory.h"
 
 namespace hetmem {
 
@@ -44,7 +45,8 @@ class Reservation {
 
 class Tier {
  public:
-  Tier(std::string name, int64_t budget);
+  // `memory`: where its Buffers come from (Device::memory(), Device::host_memory()).
+  Tier(std::string name, int64_t budget, Memory& memory = system_memory());
   Tier(const Tier&) = delete;
   Tier& operator=(const Tier&) = delete;
   // Throws Error (kDoesNotFit) with what was asked, what is used and the budget.
@@ -59,8 +61,8 @@ class Tier {
   int64_t peak() const;
   BytesByKind peak_by_kind() const;
   void reset_peak();
-  // Bytes of the pages of this tier's live Buffers that have been touched: what they add to the
-  // resident set.
+  // What of this tier's live Buffers is really taken: on the CPU bytes of the pages that have been
+  // touched, which is what they add to the resident set.
   int64_t touched_bytes() const;
 
   // For tests: the n-th next reserve() (from 1) throws as if the budget were too small; the others
@@ -71,9 +73,10 @@ class Tier {
   friend class Reservation;
   friend class Buffer;
   void release(int64_t bytes, MemoryKind kind);
-  void add_mapping(const void* memory, int64_t bytes);
-  void remove_mapping(const void* memory);
+  void add_allocation(const void* memory, int64_t bytes);
+  void remove_allocation(const void* memory);
   std::string name_;
+  Memory& memory_;
   int64_t budget_;
   mutable std::mutex mutex_;
   int64_t used_ = 0;
@@ -81,13 +84,12 @@ class Tier {
   BytesByKind used_by_kind_{};
   BytesByKind peak_by_kind_{};
   int64_t reservations_to_failure_ = 0;
-  mutable std::mutex mappings_mutex_;
-  std::map<const void*, int64_t> mappings_;  // memory of live Buffers, by address: bytes
+  mutable std::mutex allocations_mutex_;
+  std::map<const void*, int64_t> allocations_;  // of live Buffers, by address: bytes
 };
 
-// Page-aligned memory inside a reservation, zero-filled by the operating system on first touch.
-// From 2 MiB on it is aligned to 2 MiB and asks for huge pages, which never reach past its end.
-// Under the MemoryGuard, reading or writing it takes access to its space.
+// Zero-filled memory inside a reservation, from where its tier's memory comes from. Host code reads
+// and writes host memory alone: what is on a device is reached by copies and kernels.
 class Buffer {
  public:
   Buffer() = default;
@@ -99,22 +101,20 @@ class Buffer {
   void* data() const { return memory_.get(); }
   int64_t bytes() const { return memory_ ? memory_.get_deleter().bytes : 0; }
   MemorySpace space() const { return space_; }
-  // Takes every page from the operating system now, so that the first use does not wait for them.
-  // Contents stay; to be called before others use the memory.
+  // As Memory's.
   void populate();
-  // Bytes of the pages that have been touched, whole pages each.
   int64_t touched_bytes() const;
   // A view at a byte offset, 64-byte aligned where the offset is.
   TensorView view(int64_t offset, DType dtype, const Shape& shape) const;
 
  private:
-  struct Unmap {
+  struct Release {
     Tier* tier;
     int64_t bytes;
     void operator()(void* memory) const noexcept;
   };
   std::vector<Reservation> reservations_;
-  std::unique_ptr<void, Unmap> memory_{nullptr, Unmap{nullptr, 0}};
+  std::unique_ptr<void, Release> memory_{nullptr, Release{nullptr, 0}};
   MemorySpace space_ = MemorySpace::kHost;
 };
 

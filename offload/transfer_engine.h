@@ -2,7 +2,7 @@
 // link, shared by everything that moves. Who enqueues orders by deadline (the Plan does); events
 // order copies and the work around them. Copies count their bytes where they are made.
 //
-//   TransferEngine transfers(pool);
+//   TransferEngine transfers(device);
 //   transfers.to_device().wait(freed);
 //   transfers.to_device().copy(slot, home, bytes, CopyDirection::kToDevice);
 //   compute.wait(transfers.to_device().record());
@@ -11,19 +11,23 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
-#include "device/stream.h"
+#include "device/device.h"
 
 namespace hetmem {
 
 class TransferEngine {
  public:
-  explicit TransferEngine(ThreadPool& pool);
-  Stream& to_device() { return to_device_; }
-  Stream& to_host() { return to_host_; }
+  // `device` outlives it.
+  explicit TransferEngine(Device& device);
+  Stream& to_device() { return *to_device_; }
+  Stream& to_host() { return *to_host_; }
   // Bytes moved so far over the link, by the copies themselves.
-  int64_t bytes_to_device() const { return to_device_.copied_bytes(CopyDirection::kToDevice); }
-  int64_t bytes_to_host() const { return to_host_.copied_bytes(CopyDirection::kToHost); }
+  int64_t bytes_to_device() const { return to_device_->copied_bytes(CopyDirection::kToDevice); }
+  int64_t bytes_to_host() const { return to_host_->copied_bytes(CopyDirection::kToHost); }
+  // Host memory that its copies reach as fast as they can.
+  Memory& host_memory() { return device_.host_memory(); }
   // Waits for both queues; rethrows their first error.
   void synchronize();
   // Copies that are done when the call returns.
@@ -31,8 +35,9 @@ class TransferEngine {
   void copy_to_host(void* destination, const void* source, int64_t bytes);
 
  private:
-  CpuStream to_device_;
-  CpuStream to_host_;
+  Device& device_;
+  std::unique_ptr<Stream> to_device_;
+  std::unique_ptr<Stream> to_host_;
 };
 
 }  // namespace hetmem

@@ -2,10 +2,13 @@
 
 #include "core/error.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cuda/backend.h"
 #include "ops/ops.h"
 
 namespace hetmem::ops {
 namespace {
+
+bool on_cuda(const Stream& stream) { return stream.kind() == DeviceKind::kCuda; }
 
 CpuStream& cpu_stream(Stream& stream) {
   HETMEM_ASSERT(stream.kind() == DeviceKind::kCpu);
@@ -42,29 +45,37 @@ void require_operands(const Stream& stream, const OpCall& call) {
 
 void launch(Stream& stream, OpCall call) {
   require_operands(stream, call);
+  if (on_cuda(stream)) return cuda_backend::launch(stream, std::move(call));
   cpu_stream(stream).enqueue([work = std::move(call)](ThreadPool& pool) { cpu::run(pool, work); });
 }
 
 void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache) {
   require_operands(stream, call);
   for (const TensorView* view : {&cache.keys, &cache.values}) require_space(stream, *view);
+  if (on_cuda(stream)) return cuda_backend::cached_attention(stream, std::move(call), cache);
   cpu_stream(stream).enqueue([work = std::move(call), cache](ThreadPool& pool) {
     cpu::cached_attention(pool, work, cache);
   });
 }
 
-std::vector<OpPart> parts(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs,
-                          int64_t weight_rows, int64_t block_rows) {
-  return cpu::parts(kind, params, inputs, weight_rows, block_rows);
+std::vector<OpPart> parts(DeviceKind device, OpKind kind, const OpParams& params,
+                          const std::vector<Shape>& inputs, int64_t weight_rows,
+                          int64_t block_rows) {
+  const auto of = device == DeviceKind::kCuda ? cuda_backend::parts : cpu::parts;
+  return of(kind, params, inputs, weight_rows, block_rows);
 }
 
-int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs) {
-  return cpu::workspace_bytes(kind, params, inputs);
+int64_t workspace_bytes(DeviceKind device, OpKind kind, const OpParams& params,
+                        const std::vector<Shape>& inputs) {
+  const auto of =
+      device == DeviceKind::kCuda ? cuda_backend::workspace_bytes : cpu::workspace_bytes;
+  return of(kind, params, inputs);
 }
 
 void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
                 TensorView m, TensorView v) {
   for (const TensorView* view : {&weight, &gradient, &m, &v}) require_space(stream, *view);
+  if (on_cuda(stream)) return cuda_backend::adamw_step(stream, step, weight, gradient, m, v);
   cpu_stream(stream).enqueue(
       [=](ThreadPool& pool) { cpu::adamw_step(pool, step, weight, gradient, m, v); });
 }
@@ -72,12 +83,14 @@ void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, Tensor
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
               TensorView momentum) {
   for (const TensorView* view : {&weight, &gradient, &momentum}) require_space(stream, *view);
+  if (on_cuda(stream)) return cuda_backend::sgd_step(stream, step, weight, gradient, momentum);
   cpu_stream(stream).enqueue(
       [=](ThreadPool& pool) { cpu::sgd_step(pool, step, weight, gradient, momentum); });
 }
 
 void sum_of_squares(Stream& stream, TensorView values, TensorView sum, bool accumulate) {
   for (const TensorView* view : {&values, &sum}) require_space(stream, *view);
+  if (on_cuda(stream)) return cuda_backend::sum_of_squares(stream, values, sum, accumulate);
   cpu_stream(stream).enqueue(
       [=](ThreadPool& pool) { cpu::sum_of_squares(pool, values, sum, accumulate); });
 }

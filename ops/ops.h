@@ -21,18 +21,20 @@ void launch(Stream& stream, OpCall call);
 // one); a single default part for other ops. `inputs` are the shapes of the whole operands. Results
 // depend on the block size and on nothing else of the parts; in one block they are the whole op's.
 //
-//   for (const OpPart& part : ops::parts(kind, params, shapes, weight_rows, block_rows)) {
+//   for (const OpPart& part : ops::parts(device, kind, params, shapes, rows, block_rows)) {
 //     call.part = part;
 //     call.inputs[1] = <rows [first_row, first_row + rows) of the weight>;
 //     ops::launch(stream, call);
 //   }
-std::vector<OpPart> parts(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs,
-                          int64_t weight_rows, int64_t block_rows);
+std::vector<OpPart> parts(DeviceKind device, OpKind kind, const OpParams& params,
+                          const std::vector<Shape>& inputs, int64_t weight_rows,
+                          int64_t block_rows);
 
 // Bytes of workspace that the backend needs for a call with inputs of these shapes (0: none), and
 // for its parts with any block size. Depends on shapes and on the instruction set, never on the
 // number of threads.
-int64_t workspace_bytes(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs);
+int64_t workspace_bytes(DeviceKind device, OpKind kind, const OpParams& params,
+                        const std::vector<Shape>& inputs);
 
 // Attention of T new tokens of one sequence over the keys and values of all before them (inference:
 // no dropout). Rows [position, position + T) of the cache are filled from the call's k and v, then

@@ -14,14 +14,15 @@ int64_t logits_bytes(int64_t vocabulary) {
 }
 
 // The head's workspace is where the logits of one token go.
-Program compile_pass(const ModelConfig& model, int64_t tokens) {
+Program compile_pass(const ModelConfig& model, int64_t tokens, DeviceKind device) {
   CompileOptions options;
   options.training = false;
-  options.workspace = [](OpKind kind, const OpParams& params, const std::vector<Value>& inputs) {
+  options.workspace = [device](OpKind kind, const OpParams& params,
+                               const std::vector<Value>& inputs) {
     if (kind == OpKind::kHeadLoss) return logits_bytes(inputs[1].shape[0]);
     std::vector<Shape> shapes;
     for (const Value& value : inputs) shapes.push_back(value.shape);
-    return ops::workspace_bytes(kind, params, shapes);
+    return ops::workspace_bytes(device, kind, params, shapes);
   };
   return compile(build_graph(model, {1, tokens}, false), options);
 }
@@ -70,8 +71,8 @@ ops::KeyValueRows KeyValueCache::rows(int layer, int64_t position) const {
           buffer_.view(keys + block, DType::kFloat32, shape_), position};
 }
 
-CachedForward::CachedForward(const ModelConfig& model, int64_t tokens)
-    : program_(compile_pass(model, tokens)), plan_(plan_memory(program_)) {}
+CachedForward::CachedForward(const ModelConfig& model, int64_t tokens, DeviceKind device)
+    : program_(compile_pass(model, tokens, device)), plan_(plan_memory(program_)) {}
 
 TensorView CachedForward::place(ValueId id, const ForwardMemory& memory) const {
   const Value& value = program_.value(id);

@@ -44,7 +44,8 @@ struct ForwardMemory {
 
 class CachedForward {
  public:
-  CachedForward(const ModelConfig& model, int64_t tokens);
+  // `device`: whose kernels run it.
+  CachedForward(const ModelConfig& model, int64_t tokens, DeviceKind device);
 
   const MemoryPlan& memory_plan() const { return plan_; }
   const Program& program() const { return program_; }

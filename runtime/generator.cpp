@@ -6,6 +6,7 @@
 
 #include "core/byte_size.h"
 #include "core/error.h"
+#include "device/device.h"
 #include "device/thread_pool.h"
 #include "models/models.h"
 #include "runtime/cached_forward.h"
@@ -24,6 +25,7 @@ constexpr int64_t kFloatBytes = sizeof(float);
 TrainConfig config_of(const std::string& folder, const GeneratorOptions& options) {
   TrainConfig config;
   config.model = folder;
+  config.device = options.device;
   config.device_memory = options.device_memory;
   config.threads = options.threads;
   return config;
@@ -66,6 +68,8 @@ struct Generator::State {
   std::map<int64_t, CachedForward> passes;  // by tokens at once
   const MemoryPlan* plan = nullptr;         // of the pass with the largest pool
 
+  ThreadPool threads;
+  std::unique_ptr<Device> where;  // after the pool it uses, before all that is on it
   Tier device;
   Buffer weights;
   KeyValueCache cache;
@@ -74,17 +78,17 @@ struct Generator::State {
   Buffer rope;
   ForwardMemory memory;
   std::vector<float> logits;
-  ThreadPool threads;
-  CpuStream compute;  // after the pool it uses, before what it runs for
+  std::unique_ptr<Stream> compute;  // it ends before the memory that it works on
 };
 
 Generator::State::State(const std::string& folder, const GeneratorOptions& options)
     : config(config_of(folder, options)),
       model(load_model_config(folder)),
       generation(load_generation_config(folder, model)),
-      device("device", budgets_of(config).device),
       threads(static_cast<int>(options.threads)),
-      compute("compute", threads) {}
+      where(make_device(device_of(config), threads)),
+      device("device", budgets_of(config).device, where->memory()),
+      compute(where->make_stream("compute")) {}
 
 void Generator::State::check_prompt() const {
   if (prompt_tokens > model.positions) {
@@ -105,7 +109,7 @@ void Generator::State::plan_passes() {
   passes.clear();
   const int64_t first = std::min(prompt_tokens, kPrefillTokens);
   for (const int64_t count : {first, prompt_tokens % kPrefillTokens, int64_t{1}}) {
-    if (count > 0) passes.try_emplace(count, model, count);
+    if (count > 0) passes.try_emplace(count, model, count, where->id().kind);
   }
   plan = nullptr;
   for (const auto& [count, pass] : passes) {
@@ -141,9 +145,9 @@ void Generator::State::load_weights() {
     for (int64_t first = 0; first < elements; first += kLoadBlock) {
       const int64_t count = std::min(kLoadBlock, elements - first);
       source(block.data(), first, count);
-      compute.copy(static_cast<char*>(memory.weights[index].data) + first * kFloatBytes,
-                   block.data(), count * kFloatBytes, CopyDirection::kToDevice);
-      compute.synchronize();
+      compute->copy(static_cast<char*>(memory.weights[index].data) + first * kFloatBytes,
+                    block.data(), count * kFloatBytes, CopyDirection::kToDevice);
+      compute->synchronize();
     }
   });
   weights = std::move(loaded);
@@ -162,8 +166,8 @@ void Generator::State::reserve() {
   if (rope.bytes() > 0) {
     const std::vector<float> rows = rope_table(model, capacity);
     memory.rope = rope.view(0, DType::kFloat32, {capacity, model.head_dim});
-    compute.copy(memory.rope.data, rows.data(), memory.rope.bytes(), CopyDirection::kToDevice);
-    compute.synchronize();
+    compute->copy(memory.rope.data, rows.data(), memory.rope.bytes(), CopyDirection::kToDevice);
+    compute->synchronize();
   }
   for (auto& [count, pass] : passes) pass.bind(memory);
   logits.resize(static_cast<size_t>(model.vocabulary));
@@ -172,12 +176,12 @@ void Generator::State::reserve() {
 // Passes `ids` through the model at the end of what it has read.
 void Generator::State::run(std::span<const int32_t> ids, bool with_logits) {
   const CachedForward& pass = passes.at(static_cast<int64_t>(ids.size()));
-  compute.copy(memory.tokens.data, ids.data(), static_cast<int64_t>(ids.size_bytes()),
-               CopyDirection::kToDevice);
-  pass.run(compute, cached, with_logits);
+  compute->copy(memory.tokens.data, ids.data(), static_cast<int64_t>(ids.size_bytes()),
+                CopyDirection::kToDevice);
+  pass.run(*compute, cached, with_logits);
   if (with_logits)
-    compute.copy(logits.data(), pass.logits().data, pass.logits().bytes(), CopyDirection::kToHost);
-  compute.synchronize();
+    compute->copy(logits.data(), pass.logits().data, pass.logits().bytes(), CopyDirection::kToHost);
+  compute->synchronize();
   cached += static_cast<int64_t>(ids.size());
 }
 

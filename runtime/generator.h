@@ -22,6 +22,7 @@ namespace hetmem {
 struct GeneratorOptions {
   int64_t threads = 0;  // 0: all
   int64_t device_memory = kAutoBytes;
+  std::string device = "auto";  // as --device of train
 };
 
 class Generator {

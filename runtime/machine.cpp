@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <vector>
 
 #include "core/error.h"
 #include "device/link.h"
@@ -20,6 +21,13 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+std::string dashed(std::string text) {
+  for (char& c : text) {
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '-';
+  }
+  return text;
+}
+
 // A processor's name and how much of it the process has: what rates belong to.
 std::string machine_key() {
   std::ifstream file("/proc/cpuinfo");
@@ -30,19 +38,25 @@ std::string machine_key() {
     name = line.substr(line.find(':') + 2);
     break;
   }
-  for (char& c : name) {
-    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '-';
-  }
-  return name + "-" + ops::instruction_set() + "-" + std::to_string(available_processors());
+  return dashed(name) + "-" + ops::instruction_set() + "-" + std::to_string(available_processors());
 }
 
-fs::path cache_path() {
+// "cuda-NVIDIA-H100-80GB-HBM3": the link is one of device and host.
+std::string device_key(const DeviceId& device) {
+  if (device.kind == DeviceKind::kCpu) return machine_key();
+  const std::vector<Gpu>& gpus = find_gpus().gpus;
+  const bool there = device.index < static_cast<int>(gpus.size());
+  return "cuda-" + dashed(there ? gpus[static_cast<size_t>(device.index)].name : "none") + "-" +
+         machine_key();
+}
+
+fs::path cache_path(const DeviceId& device) {
   const char* xdg = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
   const fs::path base = xdg != nullptr && *xdg != '\0'
                             ? fs::path(xdg)
                             : fs::path(home != nullptr ? home : "/tmp") / ".cache";
-  return base / "hetmem" / (machine_key() + ".json");
+  return base / "hetmem" / (device_key(device) + ".json");
 }
 
 template <typename Work>
@@ -55,10 +69,6 @@ double best_seconds(int times, const Work& work) {
   }
   return best;
 }
-
-}  // namespace
-
-namespace {
 
 MachineRates read_rates(const std::string& path, const char* source) {
   const Json json = read_json_file(path);
@@ -85,34 +95,39 @@ MachineRates read_rates(const std::string& path, const char* source) {
   return rates;
 }
 
-MachineRates assumed_rates() {
+MachineRates assumed_rates(DeviceKind device) {
   const double per_core = std::string(ops::instruction_set()) == "avx512" ? 90e9 : 60e9;
   const double gemm = per_core * available_processors();
-  return {gemm,     ops::has_native_bf16() ? 1.6 * gemm : 0.0, 20e9, {6e9, 6e9}, 0, true, 0, 0,
+  constexpr double kHostBandwidth = 20e9;
+  if (device == DeviceKind::kCuda) {  // as of a GPU of a data centre, on PCIe 4
+    return {20e12, 0.0, 1.5e12, {20e9, 20e9}, kHostBandwidth, false, 0, 0, "assumed"};
+  }
+  return {gemm,
+          ops::has_native_bf16() ? 1.6 * gemm : 0.0,
+          kHostBandwidth,
+          {6e9, 6e9},
+          0,
+          true,
+          0,
+          0,
           "assumed"};
 }
 
-}  // namespace
-
-MachineRates load_rates(const std::string& machine_file) {
-  if (!machine_file.empty()) return read_rates(machine_file, "file");
-  try {
-    return read_rates(cache_path().string(), "measured");
-  } catch (const Error&) {  // not measured yet, or an old file
-    return assumed_rates();
-  }
+// Bytes a second that the pool's threads read and write: y += x.
+double host_bandwidth(ThreadPool& pool) {
+  // More than caches hold, less than a run has beside its budgets.
+  constexpr int64_t kElements = 12 << 20;
+  std::vector<float> x(kElements, 1.0F);
+  std::vector<float> y(kElements, 2.0F);
+  const double add = best_seconds(5, [&] {
+    pool.parallel_blocks(kElements, 65536, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) y[i] += x[i];
+    });
+  });
+  return 12.0 * kElements / add;
 }
 
-double step_seconds(const Step& step, const MachineRates& rates) {
-  bool bf16 = false;
-  if (const auto* linear = std::get_if<LinearParams>(&step.node.params)) bf16 = linear->bf16;
-  if (const auto* head = std::get_if<HeadParams>(&step.node.params)) bf16 = head->bf16;
-  const double flops = bf16 && rates.bf16_flops > 0 ? rates.bf16_flops : rates.gemm_flops;
-  return std::max(step.cost.flops / flops, step.cost.bytes / rates.memory_bandwidth);
-}
-
-MachineRates measure_rates(int threads) {
-  ThreadPool pool(threads);
+MachineRates measure_cpu(Device& device, ThreadPool& pool) {
   constexpr int64_t kM = 512;
   constexpr int64_t kN = 1536;
   constexpr int64_t kK = 768;
@@ -132,36 +147,97 @@ MachineRates measure_rates(int threads) {
                                  workspace.data());
            });
   }
-  constexpr int64_t kElements =
-      12 << 20;  // more than caches hold, less than a run has beside its budgets
-  std::vector<float> x(kElements, 1.0F);
-  std::vector<float> y(kElements, 2.0F);
-  const double add = best_seconds(5, [&] {
-    pool.parallel_blocks(kElements, 65536, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) y[i] += x[i];
-    });
-  });
-  x = y = {};
-  const LinkRates link = measure_link_rates(pool);
-  MachineRates rates{
-      gemm, bf16,      12.0 * kElements / add, {link.to_device, link.to_host}, 0, true, 0,
-      0,    "measured"};
-  const fs::path path = cache_path();
+  const double memory = host_bandwidth(pool);
+  const LinkRates link = measure_link_rates(device);
+  return {gemm, bf16, memory, {link.to_device, link.to_host}, 0, true, 0, 0, "measured"};
+}
+
+// By the ops of a step: a product, and a sum for memory.
+MachineRates measure_gpu(Device& device, ThreadPool& pool) {
+  constexpr int64_t kSize = 4096;
+  const Shape square{kSize, kSize};
+  const auto stream = device.make_stream("compute");
+  OpCall product;
+  product.kind = OpKind::kLinear;
+  product.params = LinearParams{};
+  const int64_t workspace =
+      ops::workspace_bytes(device.id().kind, product.kind, product.params, {square, square});
+  const int64_t matrix = kSize * kSize * static_cast<int64_t>(sizeof(float));
+  Tier tier("device", 3 * matrix + workspace, device.memory());
+  const Buffer memory(tier, tier.budget(), MemoryKind::kWorkspace, MemorySpace::kDevice);
+  const auto at = [&](int64_t i) { return memory.view(i * matrix, DType::kFloat32, square); };
+  product.inputs = {at(0), at(1)};
+  product.outputs = {at(2)};
+  if (workspace > 0) {
+    product.workspace = memory.view(3 * matrix, DType::kUint8, Shape{workspace});
+  }
+  OpCall sum;
+  sum.kind = OpKind::kAdd;
+  sum.inputs = {at(0), at(1)};
+  sum.outputs = {at(2)};
+  const auto seconds = [&](const OpCall& call) {
+    double best = 1e300;
+    for (int i = 0; i < 10; ++i) {
+      double taken = 0;
+      stream->start_timer();
+      ops::launch(*stream, call);
+      stream->stop_timer(taken);
+      stream->synchronize();
+      best = std::min(best, taken);
+    }
+    return best;
+  };
+  const double gemm = 2.0 * kSize * kSize * kSize / seconds(product);
+  const double bandwidth = 3.0 * static_cast<double>(matrix) / seconds(sum);
+  const LinkRates link = measure_link_rates(device);
+  return {gemm, 0, bandwidth, {link.to_device, link.to_host}, host_bandwidth(pool), false,
+          0,    0, "measured"};
+}
+
+}  // namespace
+
+MachineRates load_rates(const std::string& machine_file, const DeviceId& device) {
+  if (!machine_file.empty()) return read_rates(machine_file, "file");
+  try {
+    return read_rates(cache_path(device).string(), "measured");
+  } catch (const Error&) {  // not measured yet, or an old file
+    return assumed_rates(device.kind);
+  }
+}
+
+double step_seconds(const Step& step, const MachineRates& rates) {
+  bool bf16 = false;
+  if (const auto* linear = std::get_if<LinearParams>(&step.node.params)) bf16 = linear->bf16;
+  if (const auto* head = std::get_if<HeadParams>(&step.node.params)) bf16 = head->bf16;
+  const double flops = bf16 && rates.bf16_flops > 0 ? rates.bf16_flops : rates.gemm_flops;
+  return std::max(step.cost.flops / flops, step.cost.bytes / rates.memory_bandwidth);
+}
+
+MachineRates measure_rates(Device& device, ThreadPool& pool) {
+  const bool cpu = device.id().kind == DeviceKind::kCpu;
+  MachineRates rates = cpu ? measure_cpu(device, pool) : measure_gpu(device, pool);
+  const fs::path path = cache_path(device.id());
   std::error_code code;
   fs::create_directories(path.parent_path(), code);
-  const Json json{{"gemm_flops", rates.gemm_flops},
-                  {"bf16_flops", rates.bf16_flops},
-                  {"memory_bandwidth", rates.memory_bandwidth},
-                  {"to_device", rates.copies.to_device},
-                  {"to_host", rates.copies.to_host}};
+  Json json{{"gemm_flops", rates.gemm_flops},
+            {"bf16_flops", rates.bf16_flops},
+            {"memory_bandwidth", rates.memory_bandwidth},
+            {"to_device", rates.copies.to_device},
+            {"to_host", rates.copies.to_host}};
+  if (!cpu) {
+    json["host_bandwidth"] = rates.host_bandwidth;
+    json["host_shares_compute"] = rates.host_shares_compute;
+  }
   write_text_file(path.string(), json.dump() + "\n");
   return rates;
 }
 
-void keep_rates() {
-  if (load_rates().source == "measured") return;
+void keep_rates(const DeviceId& id) {
+  if (load_rates("", id).source == "measured") return;
   try {
-    measure_rates(0);
+    ThreadPool pool;
+    const std::unique_ptr<Device> device = make_device(id, pool);
+    measure_rates(*device, pool);
   } catch (const Error&) {  // the folder cannot be written: predictions go by assumed rates
   }
 }

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "device/device.h"
 #include "graph/compile.h"
 #include "planner/access_trace.h"
 
@@ -24,13 +25,14 @@ struct MachineRates {
   std::string source = "assumed";  // "measured", "file" or "assumed"
 };
 
-// Of this machine: as measured before, else assumed from its processor. With a path, of the file:
-// throws Error (kBadInput) naming what is missing.
-MachineRates load_rates(const std::string& machine_file = "");
-// Measures and keeps them; takes about a second, and less than 200 MiB meanwhile.
-MachineRates measure_rates(int threads);
+// Of a device of this machine: as measured before, else assumed. With a path, of the file: throws
+// Error (kBadInput) naming what is missing.
+MachineRates load_rates(const std::string& machine_file = "", const DeviceId& device = {});
+// Measures and keeps them; `pool` is the host's. Takes about a second, and less than 200 MiB of
+// host memory meanwhile.
+MachineRates measure_rates(Device& device, ThreadPool& pool);
 // The same where none are kept yet and they can be.
-void keep_rates();
+void keep_rates(const DeviceId& device);
 
 // Seconds of one call of a step of a Program.
 double step_seconds(const Step& step, const MachineRates& rates);

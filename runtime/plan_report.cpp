@@ -62,7 +62,7 @@ PlanReport make_plan(const TrainConfig& config) {
   const ModelConfig model = load_model_config(config.model);
   const int64_t sequence = resolved_sequence_length(config, model);
   const RunPrograms programs(model, config, sequence);
-  const MachineRates rates = load_rates(config.machine);
+  const MachineRates rates = load_rates(config.machine, device_of(config));
   return report_of(plan_run(programs, config, rates, budgets_of(config, rates)), programs, config,
                    sequence, rates);
 }

@@ -20,8 +20,9 @@ CompileOptions base_options(const TrainConfig& config, bool training) {
   CompileOptions options;
   options.training = training;
   options.bf16 = computes_in_bf16(config);
-  options.workspace = [](OpKind kind, const OpParams& params, const std::vector<Value>& inputs) {
-    return ops::workspace_bytes(kind, params, shapes_of(inputs));
+  options.workspace = [device = device_of(config).kind](OpKind kind, const OpParams& params,
+                                                        const std::vector<Value>& inputs) {
+    return ops::workspace_bytes(device, kind, params, shapes_of(inputs));
   };
   return options;
 }

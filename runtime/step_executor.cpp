@@ -1,7 +1,6 @@
 #include "runtime/step_executor.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "core/error.h"
@@ -11,12 +10,8 @@
 namespace hetmem {
 namespace {
 
-constexpr double kZero = 0.0;
 constexpr int64_t kFloatBytes = sizeof(float);
-
-double now_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+constexpr int64_t kDoubleBytes = sizeof(double);
 
 TensorView slice(const TensorView& list, const ChunkPiece& piece) {
   return {list.as<float>() + piece.offset, DType::kFloat32, Shape{piece.elements}, list.space};
@@ -33,10 +28,12 @@ StepExecutor::StepExecutor(const Program& program, const StepTrace& trace, const
       chunks_(chunks),
       pool_(pool),
       lanes_(lanes),
-      fixed_(device, trace.fixed.bytes, MemoryKind::kStaging, MemorySpace::kDevice) {
+      fixed_(device, trace.fixed.bytes, MemoryKind::kStaging, MemorySpace::kDevice),
+      staging_tier_("staging", trace.access.output_bytes + trace.access.input_bytes,
+                    lanes.transfers.host_memory()),
+      staging_(staging_tier_, staging_tier_.budget(), MemoryKind::kStaging, MemorySpace::kHost) {
   HETMEM_ASSERT(pool.bytes() >= plan.pool_bytes);
   fixed_.populate();
-  scalars_.assign(static_cast<size_t>(trace.access.output_bytes) / sizeof(double), 0.0);
   op_seconds_.assign(trace.ops.size(), 0.0);
   update_seconds_.assign(trace.access.chunks.size(), 0.0);
   place_fixed();
@@ -222,26 +219,24 @@ StepExecutor::Command StepExecutor::bind_update(int chunk) const {
 }
 
 void StepExecutor::copy_inputs(std::span<const MicroBatch> batches) {
-  inputs_.clear();
+  int64_t ids = 0;
   for (const MicroBatch& batch : batches) {
     HETMEM_ASSERT(batch.tokens.size() == batch.labels.size());
-    inputs_.insert(inputs_.end(), batch.tokens.begin(), batch.tokens.end());
-    inputs_.insert(inputs_.end(), batch.labels.begin(), batch.labels.end());
+    ids += static_cast<int64_t>(batch.tokens.size() + batch.labels.size());
   }
-  const int64_t bytes = static_cast<int64_t>(inputs_.size() * sizeof(int32_t));
-  HETMEM_ASSERT(bytes + static_cast<int64_t>(sizeof(double)) == trace_.access.input_bytes);
+  HETMEM_ASSERT(ids * static_cast<int64_t>(sizeof(int32_t)) == token_bytes());
+  auto* to = staging_.view(trace_.access.output_bytes + kDoubleBytes, DType::kInt32, Shape{ids})
+                 .as<int32_t>();
+  for (const MicroBatch& batch : batches) {
+    to = std::copy(batch.tokens.begin(), batch.tokens.end(), to);
+    to = std::copy(batch.labels.begin(), batch.labels.end(), to);
+  }
 }
 
-void StepExecutor::stamp(Lane lane, std::vector<double>& seconds, int index, bool begin) {
-  if (!measure_) return;
-  double& at = seconds[static_cast<size_t>(index)];
-  (lane == Lane::kHost ? lanes_.host : lanes_.compute).enqueue([&at, begin](ThreadPool&) {
-    at = begin ? now_seconds() : now_seconds() - at;
-  });
-}
+int64_t StepExecutor::token_bytes() const { return trace_.access.input_bytes - kDoubleBytes; }
 
 void StepExecutor::enqueue_op(const Action& action, Command& command, Stream& stream) {
-  stamp(action.lane, op_seconds_, action.target, true);
+  if (measure_) stream.start_timer();
   for (const Norm& norm : command.norms) ops::sum_of_squares(stream, norm.gradient, norm.sum);
   if (command.norms.empty()) {
     const OpInstance& op = trace_.ops[static_cast<size_t>(action.target)];
@@ -251,7 +246,7 @@ void StepExecutor::enqueue_op(const Action& action, Command& command, Stream& st
         op.micro > 0 || program_.steps[static_cast<size_t>(op.step)].node.accumulates;
     ops::launch(stream, command.call);
   }
-  stamp(action.lane, op_seconds_, action.target, false);
+  if (measure_) stream.stop_timer(op_seconds_[static_cast<size_t>(action.target)]);
 }
 
 void StepExecutor::enqueue(int index, const PieceStep* step) {
@@ -260,12 +255,14 @@ void StepExecutor::enqueue(int index, const PieceStep* step) {
   const Copy& copy = command.copy;
   Stream& stream = lane(action.lane);
   char* fixed = static_cast<char*>(fixed_.data());
+  char* staging = static_cast<char*>(staging_.data());
   for (const int other : action.waits) stream.wait(events_[static_cast<size_t>(other)]);
   switch (action.kind) {
     case Action::Kind::kInputs:
-      stream.copy(fixed + trace_.fixed.tokens, inputs_.data(),
-                  static_cast<int64_t>(inputs_.size() * sizeof(int32_t)), CopyDirection::kToDevice);
-      stream.copy(fixed + trace_.fixed.loss, &kZero, sizeof(kZero), CopyDirection::kToDevice);
+      staging += trace_.access.output_bytes;
+      stream.copy(fixed + trace_.fixed.tokens, staging + kDoubleBytes, token_bytes(),
+                  CopyDirection::kToDevice);
+      stream.copy(fixed + trace_.fixed.loss, staging, kDoubleBytes, CopyDirection::kToDevice);
       break;
     case Action::Kind::kOp:
       enqueue_op(action, command, stream);
@@ -277,15 +274,15 @@ void StepExecutor::enqueue(int index, const PieceStep* step) {
       stream.copy(copy.destination, copy.source, copy.bytes, CopyDirection::kToHost);
       break;
     case Action::Kind::kOutputs:
-      stream.copy(scalars_.data(), fixed + trace_.fixed.loss, trace_.access.output_bytes,
+      stream.copy(staging, fixed + trace_.fixed.loss, trace_.access.output_bytes,
                   CopyDirection::kToHost);
       break;
     case Action::Kind::kDeviceStep:
     case Action::Kind::kHostStep:
       if (step == nullptr || !*step) break;
-      stamp(action.lane, update_seconds_, action.target, true);
+      if (measure_) stream.start_timer();
       for (const PieceState& piece : command.pieces) (*step)(stream, piece);
-      stamp(action.lane, update_seconds_, action.target, false);
+      if (measure_) stream.stop_timer(update_seconds_[static_cast<size_t>(action.target)]);
       break;
   }
   if (command.awaited) events_[static_cast<size_t>(index)] = stream.record();
@@ -331,7 +328,7 @@ double StepExecutor::gradient_norm() const {
     for (const PieceOf& at : pieces) {
       const int slot =
           trace_.norm_slots[static_cast<size_t>(at.chunk)][static_cast<size_t>(at.piece)];
-      tensor += scalars_[1 + static_cast<size_t>(slot)];
+      tensor += scalars()[1 + slot];
     }
     sum += tensor;
   }
@@ -352,8 +349,8 @@ void StepExecutor::update(const PieceStep& step, bool measure) {
 }
 
 void StepExecutor::drain() noexcept {
-  for (Stream* stream : {static_cast<Stream*>(&lanes_.compute), static_cast<Stream*>(&lanes_.host),
-                         &lanes_.transfers.to_device(), &lanes_.transfers.to_host()}) {
+  for (Stream* stream : {&lanes_.compute, &lanes_.host, &lanes_.transfers.to_device(),
+                         &lanes_.transfers.to_host()}) {
     try {
       stream->synchronize();
     } catch (...) {  // the first error is on its way to the caller

@@ -28,8 +28,8 @@ struct MicroBatch {
 };
 
 struct Lanes {
-  CpuStream& compute;
-  CpuStream& host;  // its work runs on host memory
+  Stream& compute;
+  Stream& host;  // its work runs on host memory
   TransferEngine& transfers;
 };
 
@@ -57,7 +57,7 @@ class StepExecutor {
   void run(std::span<const MicroBatch> batches, double loss_scale,
            const std::function<uint64_t(int64_t micro)>& random_key, bool measure = false);
   // The sum of the losses of the last run.
-  double loss() const { return scalars_.front(); }
+  double loss() const { return scalars()[0]; }
   // The norm of all gradients: tensors in the order of the model.
   double gradient_norm() const;
   // Steps every trained piece, each on the stream where its state is; with an empty function the
@@ -104,8 +104,9 @@ class StepExecutor {
   void synchronize();
   // Waits for what is under way after an error that is on its way to the caller.
   void drain() noexcept;
-  // Keeps the time at which the lane comes here; at the end of what is measured, how long it took.
-  void stamp(Lane lane, std::vector<double>& seconds, int index, bool begin);
+  // The loss, then norms, as the last copy brought them.
+  const double* scalars() const { return static_cast<const double*>(staging_.data()); }
+  int64_t token_bytes() const;
 
   const Program& program_;
   const StepTrace& trace_;
@@ -114,11 +115,13 @@ class StepExecutor {
   const Buffer& pool_;
   Lanes lanes_;
   Buffer fixed_;
+  // Host memory of what is copied with every step: scalars, the zero that a loss begins with, and
+  // the inputs of all micro-batches.
+  Tier staging_tier_;
+  Buffer staging_;
   std::vector<std::vector<int>> residencies_of_chunk_;
   std::vector<Command> commands_;  // by action
   std::vector<Event> events_;      // by action
-  std::vector<int32_t> inputs_;    // of all micro-batches; the copy reads it
-  std::vector<double> scalars_;    // loss, then norms; the copy writes it
   bool warm_ = false;
   // Of the run under way.
   double loss_scale_ = 1;

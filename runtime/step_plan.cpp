@@ -1,11 +1,14 @@
 #include "runtime/step_plan.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <utility>
 
 #include "core/byte_size.h"
 #include "core/error.h"
+#include "device/device.h"
+#include "device/thread_pool.h"
 #include "device/tier.h"
 #include "runtime/program.h"
 
@@ -117,9 +120,9 @@ MeasuredTimes::Key MeasuredTimes::key_of(const OpInstance& op) {
           op.part.first_token};
 }
 
-void MeasuredTimes::take(const PlannedStep& step, const std::vector<double>& op_seconds,
-                         const std::vector<double>& update_seconds) {
-  const StepTrace& trace = step.trace;
+void MeasuredTimes::take(const StepTrace& trace, const std::vector<double>& op_seconds,
+                         const std::vector<double>& update_seconds,
+                         const std::vector<bool>& resident) {
   std::map<Key, std::pair<double, int>> sums;
   for (size_t i = 0; i < trace.ops.size(); ++i) {
     auto& [sum, count] = sums[key_of(trace.ops[i])];
@@ -128,13 +131,36 @@ void MeasuredTimes::take(const PlannedStep& step, const std::vector<double>& op_
   }
   op_seconds_.clear();
   for (const auto& [key, sum] : sums) op_seconds_[key] = sum.first / sum.second;
-  device_seconds_.resize(update_seconds.size(), -1);
-  host_seconds_.resize(update_seconds.size(), -1);
-  for (size_t c = 0; c < update_seconds.size(); ++c) {
-    // Where host and device are one, so are their times.
-    const bool on_device = step.plan.resident[c];
-    if (on_device || trace.access.host_shares_compute) device_seconds_[c] = update_seconds[c];
-    if (!on_device || trace.access.host_shares_compute) host_seconds_[c] = update_seconds[c];
+  update_seconds_ = update_seconds;
+  resident_ = resident;
+}
+
+// Where host and device are one, a chunk's step takes as long on either; else what was measured on
+// one side says nothing of the other, whose mean for so many bytes counts.
+void MeasuredTimes::apply_updates(AccessTrace& trace) const {
+  struct Side {
+    double seconds = 0;
+    double bytes = 0;
+  };
+  std::array<Side, 2> sides;  // host, device
+  for (size_t c = 0; c < update_seconds_.size(); ++c) {
+    Side& side = sides.at(resident_[c] ? 1 : 0);
+    side.seconds += update_seconds_[c];
+    side.bytes += static_cast<double>(trace.chunks[c].gradient_bytes);
+  }
+  for (size_t c = 0; c < update_seconds_.size(); ++c) {
+    TraceChunk& chunk = trace.chunks[c];
+    const bool shared = trace.host_shares_compute;
+    const auto seconds = [&](bool on_device, double& at) {
+      const Side& side = sides.at(on_device ? 1 : 0);
+      if (shared || resident_[c] == on_device) {
+        at = update_seconds_[c];
+      } else if (side.bytes > 0) {
+        at = side.seconds / side.bytes * static_cast<double>(chunk.gradient_bytes);
+      }
+    };
+    seconds(true, chunk.device_step_seconds);
+    seconds(false, chunk.host_step_seconds);
   }
 }
 
@@ -143,11 +169,7 @@ void MeasuredTimes::apply(StepTrace& trace) const {
     const auto found = op_seconds_.find(key_of(trace.ops[i]));
     if (found != op_seconds_.end()) trace.access.op_seconds[i] = found->second;
   }
-  for (size_t c = 0; c < device_seconds_.size(); ++c) {
-    TraceChunk& chunk = trace.access.chunks[c];
-    if (device_seconds_[c] >= 0) chunk.device_step_seconds = device_seconds_[c];
-    if (host_seconds_[c] >= 0) chunk.host_step_seconds = host_seconds_[c];
-  }
+  apply_updates(trace.access);
 }
 
 RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
@@ -155,7 +177,8 @@ RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const M
   const int64_t all = config.gradient_accumulation_steps;
   const auto trace = [&](const Program& program, int64_t micro_batches, int64_t group) {
     return trace_step(program, programs.layout,
-                      {micro_batches, group, moments_of(config.optimizer)}, rates);
+                      {micro_batches, group, moments_of(config.optimizer), device_of(config).kind},
+                      rates);
   };
   StepTrace evaluation = trace(programs.evaluation, 1, 1);
   const int64_t fixed = evaluation.fixed.bytes;
@@ -184,7 +207,35 @@ RunPlan plan_traces(const AccessTrace& training, const AccessTrace& evaluation,
       .run();
 }
 
+namespace {
+
+// A GPU's own memory and, beside it, all that the host has free.
+TierBudgets gpu_budgets(const TrainConfig& config, const MachineRates& machine) {
+  const auto usable = [](int64_t bytes) { return bytes / 10 * 9; };
+  TierBudgets budgets{config.device_memory, config.host_memory};
+  if (budgets.host == kAutoBytes) {
+    budgets.host = machine.host_memory > 0 ? machine.host_memory : usable(available_memory());
+  }
+  if (budgets.device != kAutoBytes) return budgets;
+  if (machine.device_memory > 0) {
+    budgets.device = machine.device_memory;
+    return budgets;
+  }
+  try {
+    ThreadPool pool(1);
+    budgets.device = usable(make_device(device_of(config), pool)->free_memory());
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kBadInput) throw;
+    throw Error(error.kind(), std::string(error.what()) +
+                                  "; or plan for one by its --device-memory or a --machine file");
+  }
+  return budgets;
+}
+
+}  // namespace
+
 TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine) {
+  if (device_of(config).kind == DeviceKind::kCuda) return gpu_budgets(config, machine);
   const int64_t usable = available_memory() / 10 * 9;
   TierBudgets budgets;
   budgets.device = config.device_memory == kAutoBytes ? usable : config.device_memory;

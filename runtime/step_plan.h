@@ -40,18 +40,19 @@ struct RunPlan {
 // Times as a step measured them, by what an op is, so that they serve plans of other groups too.
 class MeasuredTimes {
  public:
-  void take(const PlannedStep& step, const std::vector<double>& op_seconds,
-            const std::vector<double>& update_seconds);
+  // `resident`: the chunks that were stepped on the device.
+  void take(const StepTrace& trace, const std::vector<double>& op_seconds,
+            const std::vector<double>& update_seconds, const std::vector<bool>& resident);
   void apply(StepTrace& trace) const;
   bool empty() const { return op_seconds_.empty(); }
 
  private:
   using Key = std::tuple<int, int, int, int64_t, int64_t>;
   static Key key_of(const OpInstance& op);
+  void apply_updates(AccessTrace& trace) const;
   std::map<Key, double> op_seconds_;
-  // By chunk, as it was stepped last: on the device or on the host; below 0: never there.
-  std::vector<double> device_seconds_;
-  std::vector<double> host_seconds_;
+  std::vector<double> update_seconds_;  // by chunk
+  std::vector<bool> resident_;
 };
 
 RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
@@ -63,7 +64,8 @@ RunPlan plan_traces(const AccessTrace& training, const AccessTrace& evaluation,
                     const TierBudgets& budgets, const CopyRates& copies);
 
 // The budgets of a run: explicit ones exactly; `auto` what a described machine has, else up to 90 %
-// of what is free, device first.
+// of what is free: of each memory, or of the one that a processor has, device first. Throws Error
+// (kBadInput) for `auto` on a GPU that is not here.
 TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine = {});
 
 // Throws Error (kDoesNotFit) naming the smallest device budget that works.

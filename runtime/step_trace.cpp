@@ -72,7 +72,7 @@ class Tracer {
     if (weight < 0) return {OpPart{}};
     std::vector<Shape> shapes;
     for (const ValueId id : at.inputs) shapes.push_back(program_.value(id).shape);
-    return ops::parts(at.op, at.params, shapes, program_.value(table).shape[0],
+    return ops::parts(options_.device, at.op, at.params, shapes, program_.value(table).shape[0],
                       layout_.block_rows[static_cast<size_t>(weight)]);
   }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/op.h"
+#include "device/stream.h"
 #include "graph/compile.h"
 #include "planner/access_trace.h"
 #include "planner/chunk_layout.h"
@@ -50,6 +51,7 @@ struct StepTraceOptions {
   int64_t micro_batches = 1;
   int64_t group = 1;  // micro-batches that pass a chunk before the next one is brought
   int moments = 2;
+  DeviceKind device = DeviceKind::kCpu;  // whose kernels take tables in parts
 };
 
 // With op times by the costs of the Program and the rates of a machine.

@@ -116,7 +116,9 @@ void append_machine_and_output(std::vector<Option>& table) {
   using C = TrainConfig;
   const char* memory = "Memory and machine";
   const char* output = "Output";
-  table.push_back(text({"device", memory, "auto|cpu", "auto", "where to train"}, &C::device));
+  table.push_back(text({"device", memory, "auto|cpu|cuda[:N]", "auto",
+                        "where to train; auto: the first GPU that can be used, else the processor"},
+                       &C::device));
   table.push_back(bytes({"device-memory", memory, "SIZE", "auto",
                          "hard budget of device memory (1.5GiB, 2GB, bytes): activations and the "
                          "chunks that are in use"},
@@ -187,14 +189,15 @@ void check_together(const TrainConfig& config) {
         ErrorKind::kBadInput,
         "--min-lr-ratio belongs to the schedules cosine and wsd; choose one or leave it out");
   }
-  if (config.device != "auto" && config.device != "cpu") {
-    throw Error(ErrorKind::kBadInput,
-                "--device " + config.device + " is not in this version; give auto or cpu");
-  }
+  const bool cuda = device_of(config).kind == DeviceKind::kCuda;
   const std::string& dtype = config.compute_dtype;
   if (dtype != "auto" && dtype != "fp32" && dtype != "bf16") {
     throw Error(ErrorKind::kBadInput,
                 "--compute-dtype " + dtype + " is none of auto, fp32 and bf16");
+  }
+  if (dtype == "bf16" && cuda) {
+    throw Error(ErrorKind::kBadInput, "--compute-dtype bf16 on --device " + config.device +
+                                          " is not in this version; give auto or fp32");
   }
   if (dtype == "bf16" && !ops::has_native_bf16()) {
     throw Error(ErrorKind::kBadInput,
@@ -236,12 +239,17 @@ TrainConfig resolve_config(const OptionValues& values) {
     }
   }
   check_together(config);
+  config.device = to_string(device_of(config));
   config.compute_dtype = computes_in_bf16(config) ? "bf16" : "fp32";
   return config;
 }
 
+DeviceId device_of(const TrainConfig& config) { return parse_device(config.device); }
+
 bool computes_in_bf16(const TrainConfig& config) {
-  if (config.compute_dtype == "auto") return ops::has_native_bf16();
+  if (config.compute_dtype == "auto") {
+    return device_of(config).kind == DeviceKind::kCpu && ops::has_native_bf16();
+  }
   return config.compute_dtype == "bf16";
 }
 

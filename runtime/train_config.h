@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "device/device.h"
 #include "runtime/options.h"
 
 namespace hetmem {
@@ -82,6 +83,8 @@ constexpr const char* kDataGroup = "Data";
 // Applies named values ("learning-rate" or "learning_rate") over the defaults and checks them
 // against each other. Throws Error (kBadInput) that names the flag.
 TrainConfig resolve_config(const OptionValues& values);
+// The device that --device names, whether it is there or not.
+DeviceId device_of(const TrainConfig& config);
 // Whether matrix products round their operands to bf16: asked for, or "auto" on a processor that
 // multiplies bf16 natively.
 bool computes_in_bf16(const TrainConfig& config);

@@ -8,7 +8,7 @@
 #include "core/byte_size.h"
 #include "core/error.h"
 #include "core/trace.h"
-#include "device/stream.h"
+#include "device/device.h"
 #include "device/thread_pool.h"
 #include "models/models.h"
 #include "ops/ops.h"
@@ -76,6 +76,8 @@ struct Trainer::State {
   int64_t optimizer_count = 0;
   int64_t parameters = 0;
 
+  ThreadPool pool;
+  std::unique_ptr<Device> where;  // after the pool it uses, before all that is on it
   RunPrograms programs;
   MachineRates rates;
   TierBudgets budgets;
@@ -86,8 +88,7 @@ struct Trainer::State {
   std::vector<bool> decays;       // by weight
   Tier device;
   Tier host;
-  ThreadPool pool;
-  CpuStream compute;  // streams come after the pool they use, before what they run for
+  std::unique_ptr<Stream> compute;  // streams come before what they run for
   CpuStream host_work;
   TransferEngine transfers;
   ChunkManager chunks;
@@ -101,16 +102,17 @@ Trainer::State::State(const TrainConfig& given, int64_t steps, const OnTiers& on
       model(load_model_config(given.model)),
       sequence(resolved_sequence_length(given, model)),
       total_steps(steps),
+      pool(static_cast<int>(config.threads)),
+      where(make_device(device_of(config), pool)),
       programs(model, config, sequence),
-      rates(load_rates(config.machine)),
+      rates(load_rates(config.machine, where->id())),
       budgets(budgets_of(config)),
       plan(plan_run(programs, config, rates, budgets)),
-      device("device", budgets.device),
-      host("host", budgets.host),
-      pool(static_cast<int>(config.threads)),
-      compute("compute", pool),
+      device("device", budgets.device, where->memory()),
+      host("host", budgets.host, where->host_memory()),
+      compute(where->make_stream("compute")),
       host_work("host", pool, MemorySpace::kHost),
-      transfers(pool),
+      transfers(*where),
       chunks(programs.layout, moments_of(config.optimizer), device, host, transfers) {
   if (!plan.fits()) refuse(plan, budgets);
   if (on_tiers) on_tiers(device, host);
@@ -136,7 +138,7 @@ void Trainer::State::reserve() {
       std::max<int64_t>(0, plan.evaluation.plan.pool_bytes - training.pool_bytes);
   working = Buffer(device, bytes, MemorySpace::kDevice);
   working.populate();
-  const Lanes lanes{compute, host_work, transfers};
+  const Lanes lanes{*compute, host_work, transfers};
   executor.emplace(programs.training, plan.training.trace, training, chunks, working, device,
                    lanes);
   evaluation.emplace(programs.evaluation, plan.evaluation.trace, plan.evaluation.plan, chunks,
@@ -178,7 +180,8 @@ void Trainer::State::settle() {
 
 void Trainer::State::plan_again() {
   --to_measure;
-  times.take(plan.training, executor->op_seconds(), executor->update_seconds());
+  times.take(plan.training.trace, executor->op_seconds(), executor->update_seconds(),
+             plan.training.plan.resident);
   RunPlan next = plan_run(programs, config, rates, budgets, &times);
   HETMEM_ASSERT(next.fits());
   if (same_actions(plan.training.plan, next.training.plan) &&
@@ -312,7 +315,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   s.device.reset_peak();
   s.host.reset_peak();
   const Traffic before{s.transfers.bytes_to_device(), s.transfers.bytes_to_host()};
-  const double waited = s.compute.waited_seconds();
+  const double waited = s.compute->waited_seconds();
   const bool measured = s.to_measure > 0;
   StepReport report;
   report.step = s.steps_done + 1;
@@ -341,7 +344,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   report.host = s.use(s.host);
   report.traffic = {s.transfers.bytes_to_device() - before.to_device,
                     s.transfers.bytes_to_host() - before.to_host};
-  report.exposed_copy_seconds = s.compute.waited_seconds() - waited;
+  report.exposed_copy_seconds = s.compute->waited_seconds() - waited;
   report.seconds = seconds_since(start);
   report.fraction_of_bound = s.plan.training.plan.lower_bound_seconds / report.seconds;
   if (measured && !report.skipped) {

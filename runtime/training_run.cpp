@@ -246,7 +246,7 @@ class Loop {
     check_trace(config_.trace);
     // A run that goes on in another folder may not write over what is there either.
     OutputFolder folder(config_, !resume.empty() && is_inside(resume, config_.out));
-    if (config_.machine.empty()) keep_rates();
+    if (config_.machine.empty()) keep_rates(device_of(config_));
     Trainer trainer(config_, total_steps_);
     if (!resume.empty()) load_checkpoint(trainer, resume);
     folder.remove_old_run();

@@ -2,6 +2,7 @@
 """The layers of hetmem: a folder includes itself and folders of lower layers, never its peers.
 
     scripts/layers.py            # lists includes that break the rule; exit 1 if there are any
+                                 # (and those of CUDA's headers outside of the folders cuda/)
     scripts/layers.py --draw F   # writes the folders and who includes whom as a Mermaid graph
 """
 
@@ -21,6 +22,9 @@ LAYERS = [
 ]
 # What a folder may not include although its layer would allow it.
 FORBIDDEN = {"graph": {"device"}, "planner": {"device"}, "models": {"device"}, "io": {"device"}}
+# CUDA's own headers, and ours that include them; the backend's declarations need none.
+CUDA = re.compile(r'^\s*#\s*include\s+(<cu(?:da|blas|dnn)\w*\.h>|"[a-z_]+/cuda/(?!backend\.h")[^"]+")',
+                  re.MULTILINE)
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([a-z_]+)/', re.MULTILINE)
 
 root = pathlib.Path(__file__).resolve().parent.parent
@@ -42,6 +46,15 @@ def edges():
     return found
 
 
+def cuda_outside():
+    """(file, include) of CUDA headers in files that are in no folder cuda/"""
+    for folder in layer_of:
+        for path in sources(folder):
+            if "cuda" not in path.relative_to(root).parts:
+                for header in CUDA.findall(path.read_text(encoding="utf-8")):
+                    yield path.relative_to(root), header
+
+
 def broken(folder, target):
     if target not in layer_of or target in FORBIDDEN.get(folder, ()):
         return True
@@ -61,7 +74,10 @@ def main(arguments):
     wrong = [(f, t, paths) for (f, t), paths in sorted(edges().items()) if broken(f, t)]
     for folder, target, paths in wrong:
         print(f"{folder} must not include {target}: {', '.join(map(str, paths))}")
-    return 1 if wrong or unknown else 0
+    outside = list(cuda_outside())
+    for path, header in outside:
+        print(f"{path} must not include {header}: CUDA stays in the folders cuda/")
+    return 1 if wrong or unknown or outside else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "device/cpu/memory_guard.h"
 #include "device/thread_pool.h"
+#include "tests/gpu.h"
 
 namespace hetmem {
 namespace {
@@ -32,8 +33,11 @@ float value_of(size_t list, int tensor, int64_t element) {
 
 // Chunks over two tiers with just the budgets that are asked for.
 struct Machine {
-  explicit Machine(int64_t device_bytes = 1 << 20, int64_t host_bytes = 1 << 20)
-      : device("device", device_bytes), host("host", host_bytes) {}
+  explicit Machine(int64_t device_bytes = 1 << 20, int64_t host_bytes = 1 << 20,
+                   const DeviceId& id = {})
+      : where(make_device(id, pool)),
+        device("device", device_bytes, where->memory()),
+        host("host", host_bytes, where->host_memory()) {}
 
   int count() const { return static_cast<int>(layout.chunks.size()); }
   bool trained(int tensor) const {
@@ -89,10 +93,11 @@ struct Machine {
     return resident;
   }
 
+  ThreadPool pool{2};
+  std::unique_ptr<Device> where;
   Tier device;
   Tier host;
-  ThreadPool pool{2};
-  TransferEngine transfers{pool};
+  TransferEngine transfers{*where};
   const ChunkLayout layout = small_layout();
   ChunkManager chunks{layout, 2, device, host, transfers};
 };
@@ -313,6 +318,49 @@ TEST(ChunkManager, ATierThatIsTooSmallIsNeverPassed) {
   Machine machine(1 << 20, 1000);
   EXPECT_THROW(machine.chunks.place(machine.all(false)), Error);
   EXPECT_LE(machine.host.peak(), 1000);
+}
+
+// On a GPU what is on the device can be reached by copies alone: chunks are whole at every home.
+TEST(CudaChunks, AreWholeWhereverTheyMove) {
+  HETMEM_REQUIRE_GPU();
+  Machine machine(1 << 20, 1 << 20, parse_device("cuda"));
+  machine.chunks.place(machine.all(false));
+  machine.fill();
+  machine.expect_whole();
+  std::vector<std::vector<bool>> places{machine.all(true), machine.all(false)};
+  for (int c = 0; c < machine.count(); ++c) places.push_back(machine.only(c));
+  places.push_back(machine.all(true));
+  for (const std::vector<bool>& resident : places) {
+    machine.chunks.place(resident);
+    EXPECT_EQ(machine.chunks.residents(), resident);
+    machine.expect_whole();
+    int64_t on_device = 0;
+    for (int c = 0; c < machine.count(); ++c) {
+      if (resident[static_cast<size_t>(c)]) on_device += machine.bytes(c, true);
+    }
+    EXPECT_EQ(machine.device.used(), on_device);
+    EXPECT_EQ(machine.device.touched_bytes(), on_device);
+  }
+  machine.fill();  // on the device
+  machine.expect_whole();
+}
+
+TEST(CudaChunks, ATierWithoutRoomLeavesChunksWhole) {
+  HETMEM_REQUIRE_GPU();
+  Machine machine(1 << 20, 1 << 20, parse_device("cuda"));
+  machine.chunks.place(machine.all(false));
+  machine.fill();
+  machine.device.set_budget(machine.bytes(0, true));
+  EXPECT_THROW(machine.chunks.place(machine.all(true)), Error);
+  machine.expect_whole();
+  {
+    const ChunkPin pin = machine.chunks.pin(1);
+    machine.device.set_budget(1 << 20);
+    EXPECT_THROW(machine.chunks.place(machine.all(true)), Error);
+  }
+  machine.expect_whole();
+  machine.chunks.place(machine.all(true));
+  machine.expect_whole();
 }
 
 }  // namespace

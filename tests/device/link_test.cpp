@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "device/cpu/memory_guard.h"
+#include "device/device.h"
 #include "device/thread_pool.h"
 
 namespace hetmem {
@@ -15,7 +16,7 @@ namespace {
 TEST(Link, RatesAreMeasured) {
   const MemoryGuard::Session guard;
   ThreadPool pool(1);
-  const LinkRates rates = measure_link_rates(pool);
+  const LinkRates rates = measure_link_rates(*make_device({}, pool));
   for (const double rate : {rates.to_device, rates.to_host, measure_memcpy_rate()}) {
     EXPECT_TRUE(std::isfinite(rate));
     EXPECT_GT(rate, 0);

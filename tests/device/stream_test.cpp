@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <numeric>
 #include <stdexcept>
@@ -184,6 +185,56 @@ TEST(Stream, WaitedSecondsAreThoseOfEventsThatWereNotComplete) {
     consumer.synchronize();
   }
   EXPECT_EQ(producer.waited_seconds(), 0);
+}
+
+// An event as a device of another kind would record it.
+class ForeignEvent final : public Event::State {
+ public:
+  bool complete() const override { return done_.wait_for(std::chrono::seconds(0)) == ready(); }
+  void synchronize() const override { done_.wait(); }
+  void set() { promise_.set_value(); }
+
+ private:
+  static std::future_status ready() { return std::future_status::ready; }
+  std::promise<void> promise_;
+  std::shared_future<void> done_{promise_.get_future().share()};
+};
+
+TEST(Stream, WaitsForEventsOfOtherKindsOfStreams) {
+  ThreadPool pool(1);
+  CpuStream stream("s", pool);
+  auto foreign = std::make_shared<ForeignEvent>();
+  const Event event{foreign};
+  bool ran = false;
+  stream.wait(event);
+  stream.enqueue([&ran](ThreadPool&) { ran = true; });
+  const Event after = stream.record();
+  EXPECT_FALSE(event.complete());
+  EXPECT_FALSE(after.complete());
+  foreign->set();
+  event.synchronize();
+  after.synchronize();
+  EXPECT_TRUE(ran);
+}
+
+TEST(Stream, ATimerTakesTheWorkBetweenItsEnds) {
+  ThreadPool pool(1);
+  CpuStream stream("s", pool);
+  double none = -1;
+  double some = -1;
+  std::chrono::duration<double> inside{};
+  stream.start_timer();
+  stream.stop_timer(none);
+  stream.start_timer();
+  stream.enqueue([&inside](ThreadPool&) {
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+    inside = std::chrono::steady_clock::now() - begin;
+  });
+  stream.stop_timer(some);
+  stream.synchronize();
+  EXPECT_GE(none, 0);
+  EXPECT_GE(some, inside.count());
 }
 
 TEST(Stream, TheDestructorWaitsForEventsThatStillComplete) {

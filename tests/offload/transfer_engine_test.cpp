@@ -22,7 +22,8 @@ struct Machine {
   Buffer device{device_tier, kBytes, MemoryKind::kWeights, MemorySpace::kDevice};
   Buffer host{host_tier, kBytes, MemoryKind::kWeights, MemorySpace::kHost};
   ThreadPool pool{2};
-  TransferEngine transfers{pool};
+  std::unique_ptr<Device> cpu = make_device({}, pool);
+  TransferEngine transfers{*cpu};
 };
 
 std::vector<int> numbers() {

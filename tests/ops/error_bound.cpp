@@ -21,9 +21,9 @@ Results constant(const OpCase& op, const std::vector<double>& bounds) {
   return results;
 }
 
-// What the head's operands in bf16 add to a product, in roundings of fp32: 2^-9 each.
+// What the head's operands in bf16 add to a product, in roundings of fp32: 2^-8 each.
 int64_t product_roundings(const OpCase& op) {
-  return std::get<HeadParams>(op.params).bf16 ? 2 * (1 << 15) + 128 : 0;
+  return std::get<HeadParams>(op.params).bf16 ? 2 * (1 << 16) + 128 : 0;
 }
 
 OpCase absolute(OpCase op) {

@@ -80,8 +80,8 @@ std::vector<Shape> input_shapes(const OpCall& call) {
 // What a call needs, aligned.
 class Workspace {
  public:
-  explicit Workspace(const OpCall& call)
-      : bytes_(ops::workspace_bytes(call.kind, call.params, input_shapes(call))),
+  Workspace(const Backend& backend, const OpCall& call)
+      : bytes_(backend.workspace_bytes(call.kind, call.params, input_shapes(call))),
         memory_(static_cast<size_t>(bytes_) + kAlignment) {}
   TensorView view() {
     void* at = memory_.data();
@@ -131,9 +131,9 @@ class Block {
 };
 
 template <typename Real, typename Launch>
-void run_parts(const OpCall& whole, const OpCase& op, const PartsRun& run, const Launch& launch) {
-  for (const OpPart& part :
-       ops::parts(op.kind, op.params, input_shapes(whole), run.weight_rows, run.block_rows)) {
+void run_parts(const OpCall& whole, const std::vector<OpPart>& parts, const OpCase& op,
+               const PartsRun& run, const Launch& launch) {
+  for (const OpPart& part : parts) {
     OpCall call = whole;
     call.part = part;
     // What a stage does not need is not there.
@@ -152,6 +152,30 @@ void run_parts(const OpCall& whole, const OpCase& op, const PartsRun& run, const
     if (output != kNone) gradient->write_back(call.outputs[output]);
   }
 }
+
+// The CPU backend, on a stream of its own.
+class Cpu {
+ public:
+  explicit Cpu(int threads) : pool_(threads) {}
+  Backend backend() {
+    return {"cpu",
+            [this](const OpCall& call) {
+              CpuStream stream("compute", pool_);
+              ops::launch(stream, call);
+              stream.synchronize();
+            },
+            [](OpKind kind, const OpParams& params, const std::vector<Shape>& inputs) {
+              return ops::workspace_bytes(DeviceKind::kCpu, kind, params, inputs);
+            },
+            [](OpKind kind, const OpParams& params, const std::vector<Shape>& inputs,
+               int64_t weight_rows, int64_t block_rows) {
+              return ops::parts(DeviceKind::kCpu, kind, params, inputs, weight_rows, block_rows);
+            }};
+  }
+
+ private:
+  ThreadPool pool_;
+};
 
 Operand operand_of(const Shape& shape, std::vector<double> numbers) { return {shape, numbers, {}}; }
 
@@ -215,7 +239,7 @@ Results run_reference(const OpCase& op) {
   return results_of(buffers, op);
 }
 
-Results run_cpu(const OpCase& op, int threads, std::pair<int, int> in_place) {
+Results run_on(const Backend& backend, const OpCase& op, std::pair<int, int> in_place) {
   Buffers<float> buffers;
   fill(buffers, op, DType::kFloat32, MemorySpace::kDevice);
   OpCall& call = buffers.call;
@@ -223,27 +247,31 @@ Results run_cpu(const OpCase& op, int threads, std::pair<int, int> in_place) {
     call.outputs[static_cast<size_t>(in_place.second)].data =
         call.inputs[static_cast<size_t>(in_place.first)].data;
   }
-  Workspace workspace(call);
+  Workspace workspace(backend, call);
   call.workspace = workspace.view();
-  ThreadPool pool(threads);
-  CpuStream stream("compute", pool);
-  ops::launch(stream, call);
-  stream.synchronize();
+  backend.run(call);
   return results_of(buffers, op);
 }
 
-Results run_cpu_parts(const OpCase& op, const PartsRun& run) {
+Results run_parts_on(const Backend& backend, const OpCase& op, const PartsRun& run) {
   Buffers<float> buffers;
   fill(buffers, op, DType::kFloat32, MemorySpace::kDevice);
-  Workspace workspace(buffers.call);
+  Workspace workspace(backend, buffers.call);
   buffers.call.workspace = workspace.view();
-  ThreadPool pool(run.threads);
-  CpuStream stream("compute", pool);
-  run_parts<float>(buffers.call, op, run, [&](const OpCall& call) {
-    ops::launch(stream, call);
-    stream.synchronize();
-  });
+  const std::vector<OpPart> parts = backend.parts(op.kind, op.params, input_shapes(buffers.call),
+                                                  run.weight_rows, run.block_rows);
+  run_parts<float>(buffers.call, parts, op, run, backend.run);
   return results_of(buffers, op);
+}
+
+Results run_cpu(const OpCase& op, int threads, std::pair<int, int> in_place) {
+  Cpu cpu(threads);
+  return run_on(cpu.backend(), op, in_place);
+}
+
+Results run_cpu_parts(const OpCase& op, const PartsRun& run) {
+  Cpu cpu(run.threads);
+  return run_parts_on(cpu.backend(), op, run);
 }
 
 Results run_reference_parts(const OpCase& op, const PartsRun& run) {
@@ -252,7 +280,10 @@ Results run_reference_parts(const OpCase& op, const PartsRun& run) {
   std::vector<double> logits(static_cast<size_t>(op.inputs[0].shape.rows() * run.weight_rows));
   buffers.call.workspace = {logits.data(), DType::kFloat64,
                             Shape{static_cast<int64_t>(logits.size())}, MemorySpace::kHost};
-  run_parts<double>(buffers.call, op, run, ops::reference::run);
+  const std::vector<OpPart> parts =
+      ops::parts(DeviceKind::kCpu, op.kind, op.params, input_shapes(buffers.call), run.weight_rows,
+                 run.block_rows);
+  run_parts<double>(buffers.call, parts, op, run, ops::reference::run);
   return results_of(buffers, op);
 }
 

@@ -1,8 +1,9 @@
-// Cases for the tests of ops: one op with its operands, run by the plain double version and by the
-// CPU backend.
+// Cases for the tests of ops: one op with its operands, run by the plain double version and by a
+// backend.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,16 +38,28 @@ Operand normal(const Shape& shape, uint64_t stream, double deviation = 1.0, doub
 std::vector<double> before(const OpCase& op, size_t output);
 
 Results run_reference(const OpCase& op);
+
+// What runs calls: their operands lie in host memory, and it is done when it returns.
+struct Backend {
+  std::string name;
+  std::function<void(const OpCall&)> run;
+  std::function<int64_t(OpKind, const OpParams&, const std::vector<Shape>&)> workspace_bytes;
+  std::function<std::vector<OpPart>(OpKind, const OpParams&, const std::vector<Shape>&,
+                                    int64_t weight_rows, int64_t block_rows)>
+      parts;
+};
 // `in_place` shares the memory of one input with one output.
+Results run_on(const Backend& backend, const OpCase& op, std::pair<int, int> in_place = {-1, -1});
 Results run_cpu(const OpCase& op, int threads, std::pair<int, int> in_place = {-1, -1});
 
 // An op by its parts: only the block of each part is where the weight and its gradient would be.
 struct PartsRun {
   int64_t weight_rows;
   int64_t block_rows;
-  int threads;
+  int threads;  // of the CPU
   bool gradient_over_weight = false;
 };
+Results run_parts_on(const Backend& backend, const OpCase& op, const PartsRun& run);
 Results run_cpu_parts(const OpCase& op, const PartsRun& run);
 Results run_reference_parts(const OpCase& op, const PartsRun& run);
 

@@ -86,7 +86,7 @@ Program compile_tiny(const CompileOptions& options, bool workspace, int64_t batc
     all.workspace = [](OpKind kind, const OpParams& params, const std::vector<Value>& inputs) {
       std::vector<Shape> shapes;
       for (const Value& value : inputs) shapes.push_back(value.shape);
-      return ops::workspace_bytes(kind, params, shapes);
+      return ops::workspace_bytes(DeviceKind::kCpu, kind, params, shapes);
     };
   }
   Program program = compile(build_graph(parse_model_config(kTiny, "tiny"), {batch, 8}, true), all);
@@ -116,7 +116,8 @@ std::vector<float> gradients_of(const CompileOptions& options) {
   ThreadPool threads(2);
   CpuStream compute("compute", threads);
   CpuStream host_work("host", threads, MemorySpace::kHost);
-  TransferEngine transfers(threads);
+  const std::unique_ptr<Device> cpu = make_device({}, threads);
+  TransferEngine transfers(*cpu);
   ChunkManager chunks(layout, 2, device, host, transfers);
   chunks.place(step.plan.resident);
   for (size_t i = 0; i < program.weights.size(); ++i) {

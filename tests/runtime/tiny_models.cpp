@@ -76,6 +76,7 @@ std::string tiny_model(const std::string& name) {
 TrainConfig tiny_config(const ModelFolder& folder) {
   TrainConfig config;
   config.model = folder.path();
+  config.device = "cpu";
   config.machine = folder.path() + "/machine.json";
   config.from_scratch = true;
   config.device_memory = kPlenty;
@@ -91,7 +92,8 @@ TrainConfig tiny_config(const ModelFolder& folder) {
 RunPlan plan_of(const TrainConfig& config) {
   const ModelConfig model = load_model_config(config.model);
   const RunPrograms programs(model, config, resolved_sequence_length(config, model));
-  return plan_run(programs, config, load_rates(config.machine), budgets_of(config));
+  return plan_run(programs, config, load_rates(config.machine, device_of(config)),
+                  budgets_of(config));
 }
 
 std::vector<int64_t> device_budgets(TrainConfig config, int count) {

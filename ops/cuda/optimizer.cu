@@ -1,0 +1,117 @@
+// Optimizer steps and sums of squares with the bits of the other devices: operations rounded one by
+// one, in the order written for all of them (isa/row_kernels.cpp), nothing fused.
+#include <algorithm>
+
+#include "ops/cuda/kernels.h"
+
+namespace hetmem::ops::HETMEM_CUDA_NAMESPACE {
+namespace {
+
+struct AdamW {
+  float one_minus_beta1;
+  float beta2;
+  float one_minus_beta2;
+  float step_size;  // learning rate / bias correction 1
+  float decay;      // 1 - learning rate * weight decay
+  float bias_correction2_sqrt;
+  float epsilon;
+  float gradient_scale;
+  float* w;
+  const float* g;
+  float* m;
+  float* v;
+  __device__ void operator()(int64_t i) const {
+    const float gradient = __fmul_rn(g[i], gradient_scale);
+    const float moment1 = __fadd_rn(m[i], __fmul_rn(one_minus_beta1, __fsub_rn(gradient, m[i])));
+    const float moment2 = __fadd_rn(__fmul_rn(beta2, v[i]),
+                                    __fmul_rn(one_minus_beta2, __fmul_rn(gradient, gradient)));
+    const float denominator =
+        __fadd_rn(__fdiv_rn(__fsqrt_rn(moment2), bias_correction2_sqrt), epsilon);
+    m[i] = moment1;
+    v[i] = moment2;
+    w[i] = __fsub_rn(__fmul_rn(w[i], decay), __fmul_rn(step_size, __fdiv_rn(moment1, denominator)));
+  }
+};
+
+struct Sgd {
+  SgdStep step;
+  float* w;
+  const float* g;
+  float* buffer;
+  __device__ void operator()(int64_t i) const {
+    const float d =
+        __fadd_rn(__fmul_rn(g[i], step.gradient_scale), __fmul_rn(step.weight_decay, w[i]));
+    const float moved = step.first ? d : __fadd_rn(__fmul_rn(step.momentum, buffer[i]), d);
+    buffer[i] = moved;
+    w[i] = __fsub_rn(w[i], __fmul_rn(step.learning_rate, moved));
+  }
+};
+
+constexpr int kLanes = 16;       // threads of one block of the sum: element i is lane i % 16's
+constexpr int kSumThreads = 64;  // of a block of threads
+
+// parts[j] = the sum of squares of block j of kSumBlock elements: each lane adds its own in order,
+// then the lanes are added as a tree.
+__global__ void __launch_bounds__(kSumThreads)
+    block_sums_kernel(const float* x, int64_t count, int64_t blocks, double* parts) {
+  const int64_t block =
+      static_cast<int64_t>(blockIdx.x) * (kSumThreads / kLanes) + threadIdx.x / kLanes;
+  const int64_t begin = block * kSumBlock;
+  const int64_t end = begin + kSumBlock < count ? begin + kSumBlock : count;
+  double sum = 0.0;
+#ifdef __CUDACC__
+#pragma unroll 16
+#endif
+  for (int64_t i = begin + threadIdx.x % kLanes; i < end; i += kLanes) {
+    const auto value = static_cast<double>(x[i]);
+    sum = __dadd_rn(sum, __dmul_rn(value, value));
+  }
+  HETMEM_UNROLL
+  for (unsigned distance = kLanes / 2; distance > 0; distance /= 2) {
+    sum = __dadd_rn(sum, __shfl_down_sync(0xffffffffU, sum, distance, kLanes));
+  }
+  if (threadIdx.x % kLanes == 0 && block < blocks) parts[block] = sum;
+}
+
+__global__ void add_in_order_kernel(const double* parts, int64_t count, bool accumulate,
+                                    double* sum) {
+  double total = accumulate ? *sum : 0.0;
+  for (int64_t i = 0; i < count; ++i) total = __dadd_rn(total, parts[i]);
+  *sum = total;
+}
+
+}  // namespace
+
+void adamw_step(const Queue& queue, const AdamWStep& step, const TensorView& weight,
+                const TensorView& gradient, const TensorView& m, const TensorView& v) {
+  for_each(queue, weight.elements(),
+           AdamW{1.0F - step.beta1, step.beta2, 1.0F - step.beta2,
+                 step.learning_rate / step.bias_correction1,
+                 1.0F - step.learning_rate * step.weight_decay, step.bias_correction2_sqrt,
+                 step.epsilon, step.gradient_scale, weight.as<float>(), gradient.as<float>(),
+                 m.as<float>(), v.as<float>()});
+}
+
+void sgd_step(const Queue& queue, const SgdStep& step, const TensorView& weight,
+              const TensorView& gradient, const TensorView& momentum) {
+  for_each(queue, weight.elements(),
+           Sgd{step, weight.as<float>(), gradient.as<float>(), momentum.as<float>()});
+}
+
+void sum_of_squares(const Queue& queue, const TensorView& values, const TensorView& sum,
+                    bool accumulate, double* parts) {
+  const int64_t count = values.elements();
+  constexpr int64_t kElementsAtOnce = kSumsAtOnce * kSumBlock;
+  int64_t first = 0;
+  do {
+    const int64_t now = std::min(kElementsAtOnce, count - first);
+    const int64_t blocks = (now + kSumBlock - 1) / kSumBlock;
+    launch_kernel(queue, block_sums_kernel, dim3(blocks_for(blocks, kSumThreads / kLanes)),
+                  dim3(kSumThreads), 0, values.as<float>() + first, now, blocks, parts);
+    launch_kernel(queue, add_in_order_kernel, dim3(1), dim3(1), 0, parts, blocks,
+                  accumulate || first > 0, sum.as<double>());
+    first += now;
+  } while (first < count);
+}
+
+}  // namespace hetmem::ops::HETMEM_CUDA_NAMESPACE

@@ -1,0 +1,32 @@
+// The cases that every backend of ops is held to, and what their results are compared with.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "op_case.h"
+
+namespace hetmem::testing_ops {
+
+// Every op in several forms, forward and backward; with products in bf16 too where asked for.
+std::vector<OpCase> op_cases(bool bf16);
+
+// Fails the test where an element of a result is further from exact arithmetic than rounding to
+// fp32 explains, or where that is so far that the comparison says nothing.
+void expect_within_bound(const OpCase& op, const Results& actual);
+// The same without the latter, against the op on operands that are not rounded to bf16.
+void expect_parts_within_bound(const OpCase& op, const Results& actual);
+
+// Ops whose weight, of kPartsWords rows, comes in blocks.
+struct PartsCase {
+  OpCase op;
+  int64_t weight_rows;
+  int64_t token_blocks;  // 0: no head
+};
+std::vector<PartsCase> parts_cases(bool bf16);
+constexpr int64_t kPartsWords = 301;
+// Sizes of blocks to try, and whether one holds all rows.
+const std::vector<int64_t>& parts_block_rows();
+bool is_whole_weight(int64_t block_rows);
+
+}  // namespace hetmem::testing_ops
