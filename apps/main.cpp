@@ -176,6 +176,14 @@ CLI::App* add_bench(CLI::App& app, std::string& name, BenchOptions& options) {
   return command;
 }
 
+TrainConfig resolve_and_note(const OptionValues& values) {
+  TrainConfig config = resolve_config(values);
+  for (const std::string& note : config.notes) {
+    std::fprintf(stderr, "hetmem: note: %s\n", note.c_str());
+  }
+  return config;
+}
+
 int run(int argc, char** argv) {
   CLI::App app{"hetmem trains models that are larger than one memory.", "hetmem"};
   app.set_version_flag("--version", version_text());
@@ -231,11 +239,11 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);
     throw Error(ErrorKind::kBadInput, std::string(error.what()) + "; --help lists the options");
   }
-  if (train_command->parsed()) return train(resolve_config(train_table.values()));
+  if (train_command->parsed()) return train(resolve_and_note(train_table.values()));
   if (plan_command->parsed() && !plan_output.from_trace.empty()) {
     return plan_from_trace(plan_table.values(), plan_output);
   }
-  if (plan_command->parsed()) return plan(resolve_config(plan_table.values()), plan_output);
+  if (plan_command->parsed()) return plan(resolve_and_note(plan_table.values()), plan_output);
   if (tokenize_command->parsed()) return tokenize(tokenize_options);
   if (generate_command->parsed()) {
     return generate(resolve_options(generate_options(), generate_table.values()));

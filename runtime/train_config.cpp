@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "ops/ops.h"
+#include "runtime/deepspeed_config.h"
 
 namespace hetmem {
 namespace {
@@ -35,6 +36,17 @@ Option optional_real(const Head& head, std::optional<double> TrainConfig::*membe
   option.get = [member](const TrainConfig& config) {
     return config.*member ? Values{number_text(*(config.*member))} : Values{};
   };
+  return option;
+}
+
+// What the file says is in the other members, so that a resolved configuration does without it.
+Option deepspeed_file() {
+  Option option = text<TrainConfig>(
+      {"deepspeed", "Optimizer", "FILE.json", "none",
+       "a DeepSpeed configuration as options; one that a flag or --config contradicts is refused, "
+       "keys without a meaning here are listed"},
+      &TrainConfig::deepspeed);
+  option.get = [](const TrainConfig&) { return Values{}; };
   return option;
 }
 
@@ -110,6 +122,7 @@ void append_optimizer(std::vector<Option>& table) {
   table.push_back(choice<TrainConfig, OnNonFinite>(
       {"on-nonfinite", group, "stop|skip", "stop", "when loss or gradient is not finite", true},
       &C::on_nonfinite, {{OnNonFinite::kStop, "stop"}, {OnNonFinite::kSkip, "skip"}}));
+  table.push_back(deepspeed_file());
 }
 
 void append_machine_and_output(std::vector<Option>& table) {
@@ -155,6 +168,9 @@ void append_machine_and_output(std::vector<Option>& table) {
        "json: the objects of metrics.jsonl on stdout", true},
       &C::log_format,
       {{LogFormat::kAuto, "auto"}, {LogFormat::kJson, "json"}, {LogFormat::kPlain, "plain"}}));
+  table.push_back(boolean(
+      {"tensorboard", output, "", "off", "event files for TensorBoard in OUT/tensorboard", true},
+      &C::tensorboard));
   table.push_back(
       text({"trace", output, "FILE.json", "none", "a Chrome/Perfetto trace", true}, &C::trace));
 }
@@ -223,19 +239,23 @@ const std::vector<LaterOption>& later_options() {
       {"disk-memory", "0"},        {"disk", ""},
       {"activations", "auto"},     {"allow-lossy", "false"},
       {"error-bound", "adaptive"}, {"optimizer-overlap", "on"},
-      {"encrypt-disk", "false"},   {"deepspeed", ""},
-      {"tensorboard", "false"}};
+      {"encrypt-disk", "false"}};
   return table;
 }
 
-TrainConfig resolve_config(const OptionValues& values) {
+TrainConfig resolve_config(const OptionValues& given) {
   TrainConfig config;
-  for (const auto& [given, texts] : values) {
-    const std::string name = canonical_option(given);
+  OptionValues values;
+  for (const auto& [name, texts] : given) values[canonical_option(name)] = texts;
+  if (const auto file = values.find("deepspeed"); file != values.end()) {
+    const std::string path = single("deepspeed", file->second);
+    if (!path.empty()) values = with_deepspeed_file(values, path, config.notes);
+  }
+  for (const auto& [name, texts] : values) {
     if (const Option* option = find_option(train_options(), name)) {
       option->set(config, texts);
     } else if (!is_later_option(name, texts)) {
-      throw Error(ErrorKind::kBadInput, "unknown option \"" + given + "\"; --help lists them");
+      throw Error(ErrorKind::kBadInput, "unknown option \"" + name + "\"; --help lists them");
     }
   }
   check_together(config);

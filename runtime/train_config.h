@@ -27,6 +27,7 @@ struct TrainConfig {
   std::string data_glob = "*";
   std::string out;  // empty: runs/<time>
   bool overwrite_output_dir = false;
+  bool tensorboard = false;
   std::string device = "auto";
   int64_t device_memory = kAutoBytes;
   int64_t host_memory = kAutoBytes;
@@ -58,13 +59,17 @@ struct TrainConfig {
   std::string resume_from_checkpoint;  // a path, "latest", or empty
   OnNonFinite on_nonfinite = OnNonFinite::kStop;
   LogFormat log_format = LogFormat::kAuto;
-  std::string machine;  // a file of rates; empty: this machine's
+  std::string machine;    // a file of rates; empty: this machine's
+  std::string deepspeed;  // the file whose values the other members hold
   std::string trace;
   int64_t threads = 0;  // 0: all
 
   // No options, as prefetch is none: micro-batches that pass a chunk before the next, for tests to
   // choose, since no result depends on it; 0: as many as fit.
   int64_t group = 0;
+
+  // For whoever prints: what the user is to know of how the options were read.
+  std::vector<std::string> notes;
 };
 
 using Option = OptionOf<TrainConfig>;
@@ -80,8 +85,9 @@ const std::vector<LaterOption>& later_options();
 // The heading of the options that name data: `train` has them, `plan` does not.
 constexpr const char* kDataGroup = "Data";
 
-// Applies named values ("learning-rate" or "learning_rate") over the defaults and checks them
-// against each other. Throws Error (kBadInput) that names the flag.
+// Applies named values ("learning-rate" or "learning_rate") over the defaults, together with those
+// of the DeepSpeed configuration that they may name, and checks them against each other. Throws
+// Error (kBadInput) that names the flag.
 TrainConfig resolve_config(const OptionValues& values);
 // The device that --device names, whether it is there or not.
 DeviceId device_of(const TrainConfig& config);

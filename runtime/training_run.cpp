@@ -21,6 +21,7 @@
 #include "runtime/plan_report.h"
 #include "runtime/prepared_data.h"
 #include "runtime/program.h"
+#include "runtime/tensorboard_log.h"
 #include "runtime/trace_file.h"
 
 namespace hetmem {
@@ -65,8 +66,8 @@ std::string metrics_line(const StepReport& report) {
 
 // What a run writes into its folder, left-overs of a commit that was cut off included.
 bool is_written_by_runs(const std::string& name) {
-  constexpr std::array kNames{"config.yaml", "plan.json", "access_trace.json", "metrics.jsonl",
-                              "final"};
+  constexpr std::array kNames{"config.yaml",   "plan.json",   "access_trace.json",
+                              "metrics.jsonl", "tensorboard", "final"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
          name.starts_with("checkpoint-") || name.starts_with("final.tmp-");
 }
@@ -251,6 +252,7 @@ class Loop {
     if (!resume.empty()) load_checkpoint(trainer, resume);
     folder.remove_old_run();
     const std::string metrics_path = folder.path() + "/metrics.jsonl";
+    if (config_.tensorboard) tensorboard_.emplace(folder.path(), trainer.steps_done());
     trim_metrics(metrics_path, trainer.steps_done());
     metrics_.open(metrics_path, std::ios::app);
     write_text_file(folder.path() + "/config.yaml", to_yaml(config_));
@@ -326,6 +328,7 @@ class Loop {
     progress.report = &report;
     progress.metrics_line = metrics_line(report);
     write_metrics(progress.metrics_line);
+    if (tensorboard_) tensorboard_->step(report);
     on_progress_(progress);
     return report;
   }
@@ -337,6 +340,7 @@ class Loop {
     progress.metrics_line =
         Json{{"step", trainer.steps_done()}, {"eval_loss", progress.eval_loss}}.dump();
     write_metrics(progress.metrics_line);
+    if (tensorboard_) tensorboard_->evaluation(trainer.steps_done(), progress.eval_loss);
     on_progress_(progress);
   }
 
@@ -360,6 +364,7 @@ class Loop {
   std::optional<TokenDataset> eval_data_;
   int64_t total_steps_ = 0;
   std::ofstream metrics_;
+  std::optional<TensorBoardLog> tensorboard_;
   std::vector<double> op_seconds_;  // of the plan that was written last
   bool evaluated_last_ = false;
 };
