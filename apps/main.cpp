@@ -164,7 +164,8 @@ CLI::App* add_bench(CLI::App& app, std::string& name, BenchOptions& options) {
   command->add_option("--sequence-length", options.sequence_length, "gemm, step, memory")
       ->type_name("N")
       ->check(at_least_one);
-  command->add_option("--steps", options.steps, "memory: steps measured at a budget, after two [5]")
+  command
+      ->add_option("--steps", options.steps, "memory: steps measured at a budget, after three [5]")
       ->type_name("N")
       ->check(at_least_one);
   command->add_option("--points", options.points, "memory: device budgets that are tried [8]")

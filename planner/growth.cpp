@@ -53,10 +53,6 @@ class Grower {
 
   static size_t index(int i) { return static_cast<size_t>(i); }
 
-  static bool share_memory(const Box& a, const Box& b) {
-    return a.begin < b.end && b.begin < a.end;
-  }
-
   // A place of so many bytes that nothing but the residencies a and b has during [first, last], or
   // -1: that of either, else the lowest. `first` may be -1, before the step.
   int64_t place_for(size_t a, size_t b, int first, int last, bool when_gone = false) const {

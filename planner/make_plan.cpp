@@ -83,12 +83,13 @@ class Search {
     smallest.fits = least <= budgets_.device;
     if (!smallest.fits) return smallest;
     std::vector<Found> all{{{first(fewest), kOnDemand, 0, {}}, std::move(smallest)}};
-    for (Candidate& candidate : candidates(fewest)) {
+    const std::vector<int> counts = counts_to_try(fewest);
+    for (Candidate& candidate : candidates(counts)) {
       if (std::optional<Plan> plan = packed(candidate.choice)) {
         all.push_back({std::move(candidate.choice), std::move(*plan)});
       }
     }
-    if (could_be_faster(all)) add_grown(fewest, all);
+    if (could_be_faster(all)) add_grown(counts, all);
     const bool search = could_be_faster(all);
     Plan best = search ? improved(std::move(all)).plan : fastest(all)->plan;
     best.fits = true;
@@ -119,9 +120,10 @@ class Search {
   }
 
   static std::vector<Found>::const_iterator fastest(const std::vector<Found>& all) {
-    return std::min_element(all.begin(), all.end(), [](const Found& a, const Found& b) {
-      return a.plan.step_seconds < b.plan.step_seconds;
-    });
+    return std::min_element(all.begin(), all.end(), faster);
+  }
+  static bool faster(const Found& a, const Found& b) {
+    return a.plan.step_seconds < b.plan.step_seconds;
   }
 
   // The first `count` chunks of the order stay.
@@ -143,24 +145,23 @@ class Search {
            planner::choose_stays(trace_, rates_, {resident, kOnDemand, 0, {}}).most_alive <= limit;
   }
 
-  int most_that_stay(int fewest) const {
+  // How many chunks stay: from as many as could down to those that must.
+  std::vector<int> counts_to_try(int fewest) const {
     int most = fewest;
     for (int step = static_cast<int>(order_.size()); step > 0; step /= 2) {
       while (most + step <= static_cast<int>(order_.size()) && could_fit(most + step)) most += step;
     }
-    return most;
-  }
-
-  static int share_of(double share, int fewest, int most) {
-    return fewest + static_cast<int>(std::lround(share * (most - fewest)));
+    std::vector<int> counts;
+    for (const double share : kShares) {
+      counts.push_back(fewest + static_cast<int>(std::lround(share * (most - fewest))));
+    }
+    return counts;
   }
 
   // The most promising choices, by the simulator without offsets.
-  std::vector<Candidate> candidates(int fewest) const {
-    const int most = most_that_stay(fewest);
+  std::vector<Candidate> candidates(const std::vector<int>& counts) const {
     std::vector<Candidate> found;
-    for (const double share : kShares) {
-      const int count = share_of(share, fewest, most);
+    for (const int count : counts) {
       const std::vector<bool> resident = first(count);
       for (const Lead& lead : kLeads) {
         if (!options_.prefetch && lead.last > 0) continue;
@@ -184,17 +185,15 @@ class Search {
 
   // Plans that grew where they are placed, for when what is counted alone does not pack well. So
   // many that their number times the square of their size, which each takes, has a bound.
-  void add_grown(int fewest, std::vector<Found>& all) const {
+  void add_grown(const std::vector<int>& counts, std::vector<Found>& all) const {
     const double size =
         static_cast<double>(trace_.buffers.size() + all.front().plan.residencies.size());
     int tries = large_ ? 2 : static_cast<int>(std::min(kGrowingWork / (size * size), kMostGrown));
-    const int most = most_that_stay(fewest);
     std::vector<Plan> bases;
     int before = -1;
-    for (const double share : kShares) {
-      const int count = share_of(share, fewest, most);
+    for (const int count : counts) {
       if (count == std::exchange(before, count)) continue;
-      if (large_ && count != most && count != fewest) continue;
+      if (large_ && count != counts.front() && count != counts.back()) continue;
       const std::vector<bool> resident = first(count);
       Plan base = placed({resident, kOnDemand, 0, {}}, pool_limit(resident));
       if (base.pool_bytes <= pool_limit(resident)) bases.push_back(std::move(base));
@@ -211,9 +210,6 @@ class Search {
   // The best of several after single changes: another lead, a chunk that stays or no longer does, a
   // use before which a chunk is not held.
   Found improved(std::vector<Found> all) const {
-    const auto faster = [](const Found& a, const Found& b) {
-      return a.plan.step_seconds < b.plan.step_seconds;
-    };
     std::stable_sort(all.begin(), all.end(), faster);
     const int size = trace_.ops() + static_cast<int>(trace_.chunks.size());
     int tries = large_ ? 0 : std::min(kMostImprovingTries, kImprovingWork / size);
@@ -221,7 +217,7 @@ class Search {
       bool better = tries > 0;
       while (better) better = improve(found, tries);
     }
-    return std::move(*std::min_element(all.begin(), all.end(), faster));
+    return *fastest(all);
   }
 
   // One round of changes; whether one of them was better.
