@@ -12,15 +12,7 @@ constexpr int64_t kBlock = 65536;  // elements of a task
 
 void adamw_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weight,
                 const TensorView& gradient, const TensorView& m, const TensorView& v) {
-  const AdamWScalars scalars{step.beta1,
-                             step.beta2,
-                             1.0F - step.beta1,
-                             1.0F - step.beta2,
-                             step.learning_rate / step.bias_correction1,
-                             1.0F - step.learning_rate * step.weight_decay,
-                             step.bias_correction2_sqrt,
-                             step.epsilon,
-                             step.gradient_scale};
+  const AdamWScalars scalars = scalars_of(step);
   auto* w = weight.as<float>();
   const auto* g = gradient.as<float>();
   auto* moment1 = m.as<float>();

@@ -2,34 +2,28 @@
 // one, in the order written for all of them (isa/row_kernels.cpp), nothing fused.
 #include <algorithm>
 
+#include "ops/adamw.h"
 #include "ops/cuda/kernels.h"
 
 namespace hetmem::ops::HETMEM_CUDA_NAMESPACE {
 namespace {
 
 struct AdamW {
-  float one_minus_beta1;
-  float beta2;
-  float one_minus_beta2;
-  float step_size;  // learning rate / bias correction 1
-  float decay;      // 1 - learning rate * weight decay
-  float bias_correction2_sqrt;
-  float epsilon;
-  float gradient_scale;
+  AdamWScalars s;
   float* w;
   const float* g;
   float* m;
   float* v;
   __device__ void operator()(int64_t i) const {
-    const float gradient = __fmul_rn(g[i], gradient_scale);
-    const float moment1 = __fadd_rn(m[i], __fmul_rn(one_minus_beta1, __fsub_rn(gradient, m[i])));
-    const float moment2 = __fadd_rn(__fmul_rn(beta2, v[i]),
-                                    __fmul_rn(one_minus_beta2, __fmul_rn(gradient, gradient)));
+    const float gradient = __fmul_rn(g[i], s.gradient_scale);
+    const float moment1 = __fadd_rn(m[i], __fmul_rn(s.one_minus_beta1, __fsub_rn(gradient, m[i])));
+    const float moment2 = __fadd_rn(__fmul_rn(s.beta2, v[i]),
+                                    __fmul_rn(s.one_minus_beta2, __fmul_rn(gradient, gradient)));
     const float denominator =
-        __fadd_rn(__fdiv_rn(__fsqrt_rn(moment2), bias_correction2_sqrt), epsilon);
+        __fadd_rn(__fdiv_rn(__fsqrt_rn(moment2), s.bias_correction2_sqrt), s.epsilon);
     m[i] = moment1;
     v[i] = moment2;
-    w[i] = __fsub_rn(__fmul_rn(w[i], decay), __fmul_rn(step_size, __fdiv_rn(moment1, denominator)));
+    w[i] = __fsub_rn(__fmul_rn(w[i], s.decay), __fmul_rn(s.step_size, __fdiv_rn(moment1, denominator)));
   }
 };
 
@@ -85,11 +79,8 @@ __global__ void add_in_order_kernel(const double* parts, int64_t count, bool acc
 void adamw_step(const Queue& queue, const AdamWStep& step, const TensorView& weight,
                 const TensorView& gradient, const TensorView& m, const TensorView& v) {
   for_each(queue, weight.elements(),
-           AdamW{1.0F - step.beta1, step.beta2, 1.0F - step.beta2,
-                 step.learning_rate / step.bias_correction1,
-                 1.0F - step.learning_rate * step.weight_decay, step.bias_correction2_sqrt,
-                 step.epsilon, step.gradient_scale, weight.as<float>(), gradient.as<float>(),
-                 m.as<float>(), v.as<float>()});
+           AdamW{scalars_of(step), weight.as<float>(), gradient.as<float>(), m.as<float>(),
+                 v.as<float>()});
 }
 
 void sgd_step(const Queue& queue, const SgdStep& step, const TensorView& weight,

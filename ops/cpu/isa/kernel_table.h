@@ -5,23 +5,13 @@
 
 #include <cstdint>
 
+#include "ops/adamw.h"
+
 namespace hetmem::ops::cpu {
 
 struct NormRow {
   float mean;
   float rstd;
-};
-
-struct AdamWScalars {
-  float beta1;
-  float beta2;
-  float one_minus_beta1;
-  float one_minus_beta2;
-  float step_size;  // learning rate / bias correction 1
-  float decay;      // 1 - learning rate * weight decay
-  float bias_correction2_sqrt;
-  float epsilon;
-  float gradient_scale;
 };
 
 struct AttentionTile {

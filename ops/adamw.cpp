@@ -1,0 +1,19 @@
+#include "ops/adamw.h"
+
+#include "ops/ops.h"
+
+namespace hetmem::ops {
+
+AdamWScalars scalars_of(const AdamWStep& step) {
+  return {step.beta1,
+          step.beta2,
+          1.0F - step.beta1,
+          1.0F - step.beta2,
+          step.learning_rate / step.bias_correction1,
+          1.0F - step.learning_rate * step.weight_decay,
+          step.bias_correction2_sqrt,
+          step.epsilon,
+          step.gradient_scale};
+}
+
+}  // namespace hetmem::ops
