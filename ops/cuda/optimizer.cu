@@ -23,7 +23,8 @@ struct AdamW {
         __fadd_rn(__fdiv_rn(__fsqrt_rn(moment2), s.bias_correction2_sqrt), s.epsilon);
     m[i] = moment1;
     v[i] = moment2;
-    w[i] = __fsub_rn(__fmul_rn(w[i], s.decay), __fmul_rn(s.step_size, __fdiv_rn(moment1, denominator)));
+    w[i] = __fsub_rn(__fmul_rn(w[i], s.decay),
+                     __fmul_rn(s.step_size, __fdiv_rn(moment1, denominator)));
   }
 };
 
