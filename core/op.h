@@ -76,7 +76,8 @@ struct LinearParams {
   bool weight_in_out = false;  // w is [in, out] (GPT-2's Conv1D), else [out, in]
   bool has_bias = false;
   bool has_addend = false;
-  bool bf16 = false;  // operands of the product rounded to bf16, summed in fp32
+  bool bf16 = false;         // operands of the product rounded to bf16, summed in fp32
+  bool bf16_weight = false;  // with bf16: w is stored in bf16, and read as it is
 };
 struct NormParams {
   float epsilon = 1e-5F;
@@ -104,7 +105,8 @@ struct DropoutParams {
 };
 struct HeadParams {
   bool weight_gradient = true;
-  bool bf16 = false;  // as for LinearParams
+  bool bf16 = false;         // as for LinearParams
+  bool bf16_weight = false;  // as for LinearParams
 };
 using OpParams = std::variant<std::monostate, EmbeddingParams, LinearParams, NormParams, RopeParams,
                               AttentionParams, GeluParams, DropoutParams, HeadParams>;
