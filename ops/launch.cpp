@@ -41,6 +41,15 @@ void require_operands(const Stream& stream, const OpCall& call) {
   if (call.workspace) require_space(stream, call.workspace);
 }
 
+// A weight of an optimizer: fp32, or the two parts of a split master.
+void require_weight(const Stream& stream, const TensorView& weight, const TensorView& low) {
+  require_space(stream, weight);
+  HETMEM_ASSERT(weight.dtype == (low ? DType::kBFloat16 : DType::kFloat32));
+  if (!low) return;
+  require_space(stream, low);
+  HETMEM_ASSERT(low.dtype == DType::kInt16 && low.elements() == weight.elements());
+}
+
 }  // namespace
 
 void launch(Stream& stream, OpCall call) {
@@ -73,19 +82,21 @@ int64_t workspace_bytes(DeviceKind device, OpKind kind, const OpParams& params,
 }
 
 void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
-                TensorView m, TensorView v) {
-  for (const TensorView* view : {&weight, &gradient, &m, &v}) require_space(stream, *view);
-  if (on_cuda(stream)) return cuda_backend::adamw_step(stream, step, weight, gradient, m, v);
+                TensorView m, TensorView v, TensorView low) {
+  require_weight(stream, weight, low);
+  for (const TensorView* view : {&gradient, &m, &v}) require_space(stream, *view);
+  if (on_cuda(stream)) return cuda_backend::adamw_step(stream, step, weight, gradient, m, v, low);
   cpu_stream(stream).enqueue(
-      [=](ThreadPool& pool) { cpu::adamw_step(pool, step, weight, gradient, m, v); });
+      [=](ThreadPool& pool) { cpu::adamw_step(pool, step, weight, gradient, m, v, low); });
 }
 
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
-              TensorView momentum) {
-  for (const TensorView* view : {&weight, &gradient, &momentum}) require_space(stream, *view);
-  if (on_cuda(stream)) return cuda_backend::sgd_step(stream, step, weight, gradient, momentum);
+              TensorView momentum, TensorView low) {
+  require_weight(stream, weight, low);
+  for (const TensorView* view : {&gradient, &momentum}) require_space(stream, *view);
+  if (on_cuda(stream)) return cuda_backend::sgd_step(stream, step, weight, gradient, momentum, low);
   cpu_stream(stream).enqueue(
-      [=](ThreadPool& pool) { cpu::sgd_step(pool, step, weight, gradient, momentum); });
+      [=](ThreadPool& pool) { cpu::sgd_step(pool, step, weight, gradient, momentum, low); });
 }
 
 void sum_of_squares(Stream& stream, TensorView values, TensorView sum, bool accumulate) {

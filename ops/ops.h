@@ -9,6 +9,7 @@
 #include "core/op.h"
 #include "core/tensor_view.h"
 #include "device/stream.h"
+#include "ops/optimizer_step.h"
 
 namespace hetmem::ops {
 
@@ -47,31 +48,13 @@ struct KeyValueRows {
 // The call is one of kAttention with B = 1.
 void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache);
 
-// One AdamW step (Loshchilov & Hutter 2019) as PyTorch's fused form computes it, in fp32 and in one
-// written order of +, -, *, /, sqrt, so that the bits are the same on every device.
-struct AdamWStep {
-  float learning_rate = 0;
-  float beta1 = 0.9F;
-  float beta2 = 0.999F;
-  float epsilon = 1e-8F;
-  float weight_decay = 0;
-  float bias_correction1 = 1;       // 1 - beta1^t
-  float bias_correction2_sqrt = 1;  // sqrt(1 - beta2^t)
-  float gradient_scale = 1;         // the clipping coefficient
-};
+// Optimizer steps of a tensor, in place. A weight in fp32, or in bf16 with `low` (int16): then the
+// two are a split master (core/split_master.h), which steps with the bits of the fp32 weight.
+// Gradient, moments and momentum are fp32.
 void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
-                TensorView m, TensorView v);
-
-// PyTorch's SGD: buffer = momentum * buffer + g (the first step sets it to g), w -= rate * buffer.
-struct SgdStep {
-  float learning_rate = 0;
-  float momentum = 0.9F;
-  float weight_decay = 0;
-  float gradient_scale = 1;
-  bool first = false;
-};
+                TensorView m, TensorView v, TensorView low = {});
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
-              TensorView momentum);
+              TensorView momentum, TensorView low = {});
 
 // sum (float64 [1]) = the sum of squares of a tensor in double, by fixed blocks of kSumBlock
 // elements counted from its start, blocks added in order. `accumulate`: they are added to what is

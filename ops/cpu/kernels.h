@@ -47,9 +47,10 @@ void embedding(ThreadPool& pool, const OpCall& call);
 void embedding_backward(ThreadPool& pool, const OpCall& call);
 // optimizer.cpp
 void adamw_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weight,
-                const TensorView& gradient, const TensorView& m, const TensorView& v);
+                const TensorView& gradient, const TensorView& m, const TensorView& v,
+                const TensorView& low);
 void sgd_step(ThreadPool& pool, const SgdStep& step, const TensorView& weight,
-              const TensorView& gradient, const TensorView& momentum);
+              const TensorView& gradient, const TensorView& momentum, const TensorView& low);
 void sum_of_squares(ThreadPool& pool, const TensorView& values, const TensorView& sum,
                     bool accumulate);
 

@@ -8,32 +8,46 @@ namespace {
 
 constexpr int64_t kBlock = 65536;  // elements of a task
 
+// Calls step(weights in fp32, first element, count) for all elements: on the weight itself or, of
+// a split master, on a few of its values at a time, put together and taken apart in cache.
+template <typename Step>
+void for_each_weight(ThreadPool& pool, const TensorView& weight, const TensorView& low,
+                     const Step& step) {
+  constexpr int64_t kAtOnce = 1024;
+  pool.parallel_blocks(weight.elements(), kBlock, [&](int64_t begin, int64_t end) {
+    if (!low) return step(weight.as<float>() + begin, begin, end - begin);
+    float masters[kAtOnce];
+    for (int64_t at = begin; at < end; at += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, end - at);
+      auto* hi = weight.as<uint16_t>() + at;
+      auto* lo = low.as<int16_t>() + at;
+      kernel_table().join_masters(hi, lo, masters, count);
+      step(masters, at, count);
+      kernel_table().split_masters(masters, hi, lo, count);
+    }
+  });
+}
+
 }  // namespace
 
 void adamw_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weight,
-                const TensorView& gradient, const TensorView& m, const TensorView& v) {
+                const TensorView& gradient, const TensorView& m, const TensorView& v,
+                const TensorView& low) {
   const AdamWScalars scalars = scalars_of(step);
-  auto* w = weight.as<float>();
   const auto* g = gradient.as<float>();
   auto* moment1 = m.as<float>();
   auto* moment2 = v.as<float>();
-  pool.parallel_blocks(weight.elements(), kBlock, [&](int64_t begin, int64_t end) {
-    kernel_table().adamw(scalars, w + begin, g + begin, moment1 + begin, moment2 + begin,
-                         end - begin);
+  for_each_weight(pool, weight, low, [&](float* w, int64_t at, int64_t count) {
+    kernel_table().adamw(scalars, w, g + at, moment1 + at, moment2 + at, count);
   });
 }
 
 void sgd_step(ThreadPool& pool, const SgdStep& step, const TensorView& weight,
-              const TensorView& gradient, const TensorView& momentum) {
-  auto* w = weight.as<float>();
+              const TensorView& gradient, const TensorView& momentum, const TensorView& low) {
   const auto* g = gradient.as<float>();
   auto* buffer = momentum.as<float>();
-  pool.parallel_blocks(weight.elements(), kBlock, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float d = g[i] * step.gradient_scale + step.weight_decay * w[i];
-      buffer[i] = step.first ? d : step.momentum * buffer[i] + d;
-      w[i] = w[i] - step.learning_rate * buffer[i];
-    }
+  for_each_weight(pool, weight, low, [&](float* w, int64_t at, int64_t count) {
+    kernel_table().sgd(step, w, g + at, buffer + at, count);
   });
 }
 

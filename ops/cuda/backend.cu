@@ -48,16 +48,16 @@ void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache) {
 }
 
 void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
-                TensorView m, TensorView v) {
+                TensorView m, TensorView v, TensorView low) {
   enqueue(stream, [=](const cuda_kernels::Queue& queue) {
-    cuda_kernels::adamw_step(queue, step, weight, gradient, m, v);
+    cuda_kernels::adamw_step(queue, step, weight, gradient, m, v, low);
   });
 }
 
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
-              TensorView momentum) {
+              TensorView momentum, TensorView low) {
   enqueue(stream, [=](const cuda_kernels::Queue& queue) {
-    cuda_kernels::sgd_step(queue, step, weight, gradient, momentum);
+    cuda_kernels::sgd_step(queue, step, weight, gradient, momentum, low);
   });
 }
 

@@ -16,9 +16,9 @@ namespace hetmem::ops::cuda_backend {
 void launch(Stream& stream, OpCall call);
 void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache);
 void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
-                TensorView m, TensorView v);
+                TensorView m, TensorView v, TensorView low);
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
-              TensorView momentum);
+              TensorView momentum, TensorView low);
 void sum_of_squares(Stream& stream, TensorView values, TensorView sum, bool accumulate);
 
 std::vector<OpPart> parts(OpKind kind, const OpParams& params, const std::vector<Shape>& inputs,

@@ -49,9 +49,10 @@ void embedding(const Queue& queue, const OpCall& call);
 void embedding_backward(const Queue& queue, const OpCall& call);
 // optimizer.cu
 void adamw_step(const Queue& queue, const AdamWStep& step, const TensorView& weight,
-                const TensorView& gradient, const TensorView& m, const TensorView& v);
+                const TensorView& gradient, const TensorView& m, const TensorView& v,
+                const TensorView& low);
 void sgd_step(const Queue& queue, const SgdStep& step, const TensorView& weight,
-              const TensorView& gradient, const TensorView& momentum);
+              const TensorView& gradient, const TensorView& momentum, const TensorView& low);
 // `parts` is memory for kSumsAtOnce doubles.
 constexpr int64_t kSumsAtOnce = 2048;
 void sum_of_squares(const Queue& queue, const TensorView& values, const TensorView& sum,

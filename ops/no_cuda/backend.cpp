@@ -22,11 +22,11 @@ void cached_attention(Stream& /*stream*/, OpCall /*call*/, const KeyValueRows& /
 }
 // NOLINTEND(performance-unnecessary-value-param)
 void adamw_step(Stream& /*stream*/, const AdamWStep& /*step*/, TensorView /*weight*/,
-                TensorView /*gradient*/, TensorView /*m*/, TensorView /*v*/) {
+                TensorView /*gradient*/, TensorView /*m*/, TensorView /*v*/, TensorView /*low*/) {
   refuse();
 }
 void sgd_step(Stream& /*stream*/, const SgdStep& /*step*/, TensorView /*weight*/,
-              TensorView /*gradient*/, TensorView /*momentum*/) {
+              TensorView /*gradient*/, TensorView /*momentum*/, TensorView /*low*/) {
   refuse();
 }
 void sum_of_squares(Stream& /*stream*/, TensorView /*values*/, TensorView /*sum*/,

@@ -9,6 +9,7 @@
 #include "device/thread_pool.h"
 #include "op_case.h"
 #include "ops/ops.h"
+#include "split_weights.h"
 
 namespace hetmem::testing_ops {
 namespace {
@@ -36,6 +37,16 @@ struct State {
   CpuStream stream;
 };
 
+ops::AdamWStep adamw_step(int t) {
+  ops::AdamWStep step;
+  step.learning_rate = 0.01F;
+  step.weight_decay = 0.1F;
+  step.gradient_scale = 0.7F;
+  step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
+  step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
+  return step;
+}
+
 TEST(AdamW, HasTheBitsOfItsWrittenOrder) {
   for (const int threads : {1, 2, 3, 8}) {
     State at(threads);
@@ -43,12 +54,7 @@ TEST(AdamW, HasTheBitsOfItsWrittenOrder) {
     std::vector<float> m = at.m;
     std::vector<float> v = at.v;
     for (int t = 1; t <= 3; ++t) {
-      ops::AdamWStep step;
-      step.learning_rate = 0.01F;
-      step.weight_decay = 0.1F;
-      step.gradient_scale = 0.7F;
-      step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
-      step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
+      const ops::AdamWStep step = adamw_step(t);
       ops::adamw_step(at.stream, step, State::view(at.w), State::view(at.g), State::view(at.m),
                       State::view(at.v));
       at.stream.synchronize();
@@ -85,6 +91,58 @@ TEST(Sgd, HasTheBitsOfItsWrittenOrder) {
       EXPECT_EQ(at.m, buffer);
     }
   }
+}
+
+TEST(AdamW, OnASplitMasterHasTheBitsOfThatOnFp32) {
+  for (const int threads : {1, 3}) {
+    State plain(threads);
+    State at(threads);
+    plain.w = with_edges(plain.w);
+    SplitWeights split(plain.w);
+    ASSERT_EQ(split.bits(), bits_of(plain.w));
+    for (int t = 1; t <= 3; ++t) {
+      ops::adamw_step(plain.stream, adamw_step(t), State::view(plain.w), State::view(plain.g),
+                      State::view(plain.m), State::view(plain.v));
+      ops::adamw_step(at.stream, adamw_step(t), split.high_view(), State::view(at.g),
+                      State::view(at.m), State::view(at.v), split.low_view());
+      plain.stream.synchronize();
+      at.stream.synchronize();
+      EXPECT_EQ(split.bits(), bits_of(plain.w));
+      EXPECT_EQ(at.m, plain.m);
+      EXPECT_EQ(at.v, plain.v);
+    }
+  }
+}
+
+TEST(Sgd, OnASplitMasterHasTheBitsOfThatOnFp32) {
+  for (const int threads : {1, 3}) {
+    State plain(threads);
+    State at(threads);
+    plain.w = with_edges(plain.w);
+    SplitWeights split(plain.w);
+    for (const bool first : {true, false}) {
+      const ops::SgdStep step{0.1F, 0.9F, 0.01F, 0.5F, first};
+      ops::sgd_step(plain.stream, step, State::view(plain.w), State::view(plain.g),
+                    State::view(plain.m));
+      ops::sgd_step(at.stream, step, split.high_view(), State::view(at.g), State::view(at.m),
+                    split.low_view());
+      plain.stream.synchronize();
+      at.stream.synchronize();
+      EXPECT_EQ(split.bits(), bits_of(plain.w));
+      EXPECT_EQ(at.m, plain.m);
+    }
+  }
+}
+
+// A bf16 weight without its low part would lose what a step adds.
+TEST(Optimizers, RefuseHalfOfASplitMaster) {
+  State at(1);
+  SplitWeights split(at.w);
+  EXPECT_THROW(
+      ops::sgd_step(at.stream, {}, split.high_view(), State::view(at.g), State::view(at.m)), Error);
+  EXPECT_THROW(ops::sgd_step(at.stream, {}, State::view(at.w), State::view(at.g), State::view(at.m),
+                             split.low_view()),
+               Error);
 }
 
 TEST(SumOfSquares, IsExactToDoubleAndTheSameForAnyNumberOfThreads) {

@@ -28,12 +28,14 @@ CudaBackend emulated_backend() {
     emulated::cached_attention({}, call, cache);
   };
   backend.adamw_step = [](const ops::AdamWStep& step, const TensorView& weight,
-                          const TensorView& gradient, const TensorView& m, const TensorView& v) {
-    emulated::adamw_step({}, step, weight, gradient, m, v);
+                          const TensorView& gradient, const TensorView& m, const TensorView& v,
+                          const TensorView& low) {
+    emulated::adamw_step({}, step, weight, gradient, m, v, low);
   };
   backend.sgd_step = [](const ops::SgdStep& step, const TensorView& weight,
-                        const TensorView& gradient, const TensorView& momentum) {
-    emulated::sgd_step({}, step, weight, gradient, momentum);
+                        const TensorView& gradient, const TensorView& momentum,
+                        const TensorView& low) {
+    emulated::sgd_step({}, step, weight, gradient, momentum, low);
   };
   backend.sum_of_squares = [](const TensorView& values, const TensorView& sum, bool accumulate) {
     std::vector<double> parts(emulated::kSumsAtOnce);

@@ -16,10 +16,10 @@ struct CudaBackend {
   std::string unavailable;  // why it cannot run here; empty where it can
   std::function<void(const OpCall&, const ops::KeyValueRows&)> cached_attention;
   std::function<void(const ops::AdamWStep&, const TensorView& weight, const TensorView& gradient,
-                     const TensorView& m, const TensorView& v)>
+                     const TensorView& m, const TensorView& v, const TensorView& low)>
       adamw_step;
   std::function<void(const ops::SgdStep&, const TensorView& weight, const TensorView& gradient,
-                     const TensorView& momentum)>
+                     const TensorView& momentum, const TensorView& low)>
       sgd_step;
   std::function<void(const TensorView& values, const TensorView& sum, bool accumulate)>
       sum_of_squares;

@@ -7,6 +7,7 @@
 
 #include "cuda_backends.h"
 #include "device/thread_pool.h"
+#include "split_weights.h"
 
 namespace hetmem::testing_ops {
 namespace {
@@ -48,17 +49,22 @@ void on_cpu(const Step& step) {
   stream.synchronize();
 }
 
+ops::AdamWStep adamw_step(int t) {
+  ops::AdamWStep step;
+  step.learning_rate = 0.01F;
+  step.weight_decay = 0.1F;
+  step.gradient_scale = 0.7F;
+  step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
+  step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
+  return step;
+}
+
 TEST_P(CudaOptimizers, AdamWHasTheBitsOfTheCpu) {
   State cuda;
   State cpu;
   for (int t = 1; t <= 3; ++t) {
-    ops::AdamWStep step;
-    step.learning_rate = 0.01F;
-    step.weight_decay = 0.1F;
-    step.gradient_scale = 0.7F;
-    step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
-    step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
-    backend().adamw_step(step, view(cuda.w), view(cuda.g), view(cuda.m), view(cuda.v));
+    const ops::AdamWStep step = adamw_step(t);
+    backend().adamw_step(step, view(cuda.w), view(cuda.g), view(cuda.m), view(cuda.v), {});
     on_cpu([&](Stream& stream) {
       ops::adamw_step(stream, step, view(cpu.w), view(cpu.g), view(cpu.m), view(cpu.v));
     });
@@ -73,13 +79,33 @@ TEST_P(CudaOptimizers, SgdHasTheBitsOfTheCpu) {
   State cpu;
   for (const bool first : {true, false}) {
     const ops::SgdStep step{0.1F, 0.9F, 0.01F, 0.5F, first};
-    backend().sgd_step(step, view(cuda.w), view(cuda.g), view(cuda.m));
+    backend().sgd_step(step, view(cuda.w), view(cuda.g), view(cuda.m), {});
     on_cpu([&](Stream& stream) {
       ops::sgd_step(stream, step, view(cpu.w), view(cpu.g), view(cpu.m));
     });
     EXPECT_EQ(cuda.w, cpu.w);
     EXPECT_EQ(cuda.m, cpu.m);
   }
+}
+
+TEST_P(CudaOptimizers, HaveTheBitsOfFp32OnASplitMaster) {
+  State cuda;
+  State cpu;
+  cpu.w = with_edges(cpu.w);
+  SplitWeights split(cpu.w);
+  for (int t = 1; t <= 2; ++t) {
+    backend().adamw_step(adamw_step(t), split.high_view(), view(cuda.g), view(cuda.m), view(cuda.v),
+                         split.low_view());
+    on_cpu([&](Stream& stream) {
+      ops::adamw_step(stream, adamw_step(t), view(cpu.w), view(cpu.g), view(cpu.m), view(cpu.v));
+    });
+    EXPECT_EQ(split.bits(), bits_of(cpu.w));
+  }
+  const ops::SgdStep step{0.1F, 0.9F, 0.01F, 0.5F, false};
+  backend().sgd_step(step, split.high_view(), view(cuda.g), view(cuda.m), split.low_view());
+  on_cpu(
+      [&](Stream& stream) { ops::sgd_step(stream, step, view(cpu.w), view(cpu.g), view(cpu.m)); });
+  EXPECT_EQ(split.bits(), bits_of(cpu.w));
 }
 
 TEST_P(CudaOptimizers, SumsOfSquaresHaveTheBitsOfTheCpu) {

@@ -100,17 +100,19 @@ std::vector<CudaBackend> device_backends() {
     });
   };
   backend.adamw_step = [](const ops::AdamWStep& step, const TensorView& weight,
-                          const TensorView& gradient, const TensorView& m, const TensorView& v) {
+                          const TensorView& gradient, const TensorView& m, const TensorView& v,
+                          const TensorView& low) {
     on_device([&](Staging& staging) {
       cuda::adamw_step(stream(), step, staging.put(weight), staging.put(gradient), staging.put(m),
-                       staging.put(v));
+                       staging.put(v), staging.put(low));
     });
   };
   backend.sgd_step = [](const ops::SgdStep& step, const TensorView& weight,
-                        const TensorView& gradient, const TensorView& momentum) {
+                        const TensorView& gradient, const TensorView& momentum,
+                        const TensorView& low) {
     on_device([&](Staging& staging) {
       cuda::sgd_step(stream(), step, staging.put(weight), staging.put(gradient),
-                     staging.put(momentum));
+                     staging.put(momentum), staging.put(low));
     });
   };
   backend.sum_of_squares = [](const TensorView& values, const TensorView& sum, bool accumulate) {

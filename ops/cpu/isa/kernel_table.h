@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "ops/adamw.h"
+#include "ops/optimizer_step.h"
 
 namespace hetmem::ops::cpu {
 
@@ -49,6 +49,9 @@ struct KernelTable {
   void (*add_bias)(const float* bias, float* y, int64_t n);
   // to the nearest bf16, ties to even; a NaN stays one
   void (*to_bf16)(const float* x, uint16_t* y, int64_t n);
+  void (*round_to_bf16)(const float* x, float* y, int64_t n);  // the same, kept as fp32
+  void (*from_bf16)(const uint16_t* x, float* y, int64_t n);
+  void (*add_bf16)(const uint16_t* x, float* y, int64_t n);
   // head: turns logits into (softmax - onehot) * scale in place; returns the loss
   double (*cross_entropy_row)(float* logits, int64_t n, int64_t label, float scale, bool gradient);
   // products of a matrix and one vector: y[i] = w[i, :] . x + beta y[i] for rows i of w, and
@@ -59,6 +62,9 @@ struct KernelTable {
                        float beta, float* y);
   // optimizer
   void (*adamw)(const AdamWScalars& s, float* w, const float* g, float* m, float* v, int64_t n);
+  void (*sgd)(const SgdStep& step, float* w, const float* g, float* buffer, int64_t n);
+  void (*join_masters)(const uint16_t* hi, const int16_t* lo, float* w, int64_t n);
+  void (*split_masters)(const float* w, uint16_t* hi, int16_t* lo, int64_t n);
   double (*sum_of_squares)(const float* x, int64_t n);
   // attention, one head: rows [begin, end) of queries; strides in elements between time steps
   void (*attention_forward)(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,

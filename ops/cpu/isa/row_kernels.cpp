@@ -182,6 +182,23 @@ void to_bf16(const float* x, uint16_t* y, int64_t n) {
 }
 #endif
 
+void round_to_bf16(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto bits = std::bit_cast<uint32_t>(x[i]);
+    const uint32_t nearest = bits + 0x7fffU + ((bits >> 16) & 1U);
+    const bool is_nan = (bits & 0x7fffffffU) > 0x7f800000U;
+    y[i] = std::bit_cast<float>((is_nan ? bits | 0x400000U : nearest) & 0xffff0000U);
+  }
+}
+
+void from_bf16(const uint16_t* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = std::bit_cast<float>(static_cast<uint32_t>(x[i]) << 16);
+}
+
+void add_bf16(const uint16_t* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] += std::bit_cast<float>(static_cast<uint32_t>(x[i]) << 16);
+}
+
 // ---- head -------------------------------------------------------------------------------------
 
 float row_max(const float* x, int64_t n) {
@@ -216,29 +233,6 @@ double cross_entropy_row(float* logits, int64_t n, int64_t label, float scale, b
   return std::log(static_cast<double>(sum)) + most - target;
 }
 
-// ---- optimizer --------------------------------------------------------------------------------
-
-// One written order of correctly rounded operations, no fused ones: the same bits everywhere.
-void adamw(const AdamWScalars& scalars, float* w, const float* g, float* m, float* v, int64_t n) {
-  const AdamWScalars s = scalars;
-  for (int64_t i = 0; i < n; ++i) {
-    const float gradient = g[i] * s.gradient_scale;
-    const float moment1 = m[i] + s.one_minus_beta1 * (gradient - m[i]);
-    const float moment2 = s.beta2 * v[i] + s.one_minus_beta2 * (gradient * gradient);
-    const float denominator = std::sqrt(moment2) / s.bias_correction2_sqrt + s.epsilon;
-    m[i] = moment1;
-    v[i] = moment2;
-    w[i] = w[i] * s.decay - s.step_size * (moment1 / denominator);
-  }
-}
-
-double sum_of_squares(const float* x, int64_t n) {
-  return sum_over<double>(n, [=](int64_t i) {
-    const auto value = static_cast<double>(x[i]);
-    return value * value;
-  });
-}
-
 }  // namespace
 
 extern const KernelTable kernel_table_of_isa;
@@ -254,10 +248,16 @@ const KernelTable kernel_table_of_isa{layer_norm_row,
                                       add,
                                       add_bias,
                                       to_bf16,
+                                      round_to_bf16,
+                                      from_bf16,
+                                      add_bf16,
                                       cross_entropy_row,
                                       gemv_rows,
                                       gemv_columns,
                                       adamw,
+                                      sgd,
+                                      join_masters,
+                                      split_masters,
                                       sum_of_squares,
                                       attention_forward,
                                       attention_decode,

@@ -5,6 +5,11 @@
 
 namespace hetmem::ops::cpu::HETMEM_ISA {
 
+void adamw(const AdamWScalars& scalars, float* w, const float* g, float* m, float* v, int64_t n);
+void sgd(const SgdStep& of, float* w, const float* g, float* buffer, int64_t n);
+void join_masters(const uint16_t* hi, const int16_t* lo, float* w, int64_t n);
+void split_masters(const float* w, uint16_t* hi, int16_t* lo, int64_t n);
+double sum_of_squares(const float* x, int64_t n);
 void gemv_rows(const float* w, int64_t stride, int64_t rows, const float* x, int64_t n, float beta,
                float* y);
 void gemv_columns(const float* w, int64_t stride, int64_t columns, const float* x, int64_t n,

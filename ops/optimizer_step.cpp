@@ -1,6 +1,4 @@
-#include "ops/adamw.h"
-
-#include "ops/ops.h"
+#include "ops/optimizer_step.h"
 
 namespace hetmem::ops {
 
