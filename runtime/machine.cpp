@@ -143,7 +143,7 @@ MachineRates measure_cpu(Device& device, ThreadPool& pool) {
   if (ops::has_native_bf16()) {
     std::vector<std::byte> workspace(static_cast<size_t>(ops::cpu::gemm_bf16_workspace(shape)));
     bf16 = kFlops / best_seconds(10, [&] {
-             ops::cpu::gemm_bf16(pool, shape, a.data(), kK, b.data(), kK, 0.0F, c.data(), kN,
+             ops::cpu::gemm_bf16(pool, shape, a.data(), kK, {b.data(), kK}, 0.0F, c.data(), kN,
                                  workspace.data());
            });
   }

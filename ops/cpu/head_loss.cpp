@@ -11,7 +11,8 @@ namespace {
 
 int64_t padded_width(int64_t vocabulary) { return (vocabulary + 15) / 16 * 16; }
 
-// The workspace: logits and losses of a block of tokens, then the rounded operands of a product.
+// The workspace: logits and losses of a block of tokens, then the operands that a product rounds or
+// widens.
 struct Room {
   Room(int64_t all_tokens, int64_t vocabulary)
       : tokens(head_token_block(all_tokens)), stride(padded_width(vocabulary)) {
@@ -32,6 +33,7 @@ struct Matrix {
   Matrix rows_from(int64_t row) const { return {data + row * stride, stride}; }
 };
 Matrix matrix_of(const TensorView& view) { return {view.as<float>(), view.row_stride}; }
+GemmOperand operand_of(const TensorView& view) { return {view.data, view.row_stride, view.dtype}; }
 
 // A call, by parts. The weight and its gradient are those of the part's block of rows.
 class Head {
@@ -61,7 +63,7 @@ class Head {
  private:
   void make_logits(const OpPart& part) const {
     const Shape block = block_shape(part, call_.inputs[1]);
-    multiply(head_logits_gemm(part.tokens, block), x_of(part), matrix_of(call_.inputs[1]), 0.0F,
+    multiply(head_logits_gemm(part.tokens, block), x_of(part), operand_of(call_.inputs[1]), 0.0F,
              columns_of(part));
   }
 
@@ -87,13 +89,13 @@ class Head {
   void make_gradients(const OpPart& part) const {
     const Shape block = block_shape(part, call_.inputs[1]);
     multiply(head_input_gradient_gemm(part.tokens, block), columns_of(part),
-             matrix_of(call_.inputs[1]), part.first_row > 0 ? 1.0F : 0.0F,
+             operand_of(call_.inputs[1]), part.first_row > 0 ? 1.0F : 0.0F,
              matrix_of(call_.outputs[1]).rows_from(part.first_token));
     if (call_.outputs.size() < 3) return;
     HETMEM_ASSERT(block_shape(part, call_.outputs[2]) == block);
     const bool adds = call_.runtime.accumulate || part.first_token > 0;
-    multiply(head_weight_gradient_gemm(part.tokens, block), columns_of(part), x_of(part),
-             adds ? 1.0F : 0.0F, matrix_of(call_.outputs[2]));
+    multiply(head_weight_gradient_gemm(part.tokens, block), columns_of(part),
+             {x_of(part).data, x_of(part).stride}, adds ? 1.0F : 0.0F, matrix_of(call_.outputs[2]));
   }
 
   static const Shape& block_shape(const OpPart& part, const TensorView& weight) {
@@ -106,12 +108,14 @@ class Head {
   Matrix columns_of(const OpPart& part) const {
     return {logits_.data + part.first_row, logits_.stride};
   }
-  void multiply(const GemmShape& shape, const Matrix& a, const Matrix& b, float beta,
+  void multiply(const GemmShape& shape, const Matrix& a, const GemmOperand& b, float beta,
                 const Matrix& c) const {
     if (!params_.bf16) {
-      return gemm(pool_, shape, a.data, a.stride, b.data, b.stride, beta, c.data, c.stride);
+      HETMEM_ASSERT(b.dtype == DType::kFloat32);
+      return gemm(pool_, shape, a.data, a.stride, static_cast<const float*>(b.data), b.stride, beta,
+                  c.data, c.stride);
     }
-    gemm_bf16(pool_, shape, a.data, a.stride, b.data, b.stride, beta, c.data, c.stride,
+    gemm_bf16(pool_, shape, a.data, a.stride, b, beta, c.data, c.stride,
               static_cast<std::byte*>(call_.workspace.data) + room_.products_at);
   }
 
@@ -133,14 +137,16 @@ int64_t head_loss_workspace(OpKind kind, const HeadParams& params,
   const Shape& w = inputs[1];
   const Room room(tokens, w[0]);
   if (!params.bf16) return room.bytes;
+  const DType weight = params.bf16_weight ? DType::kBFloat16 : DType::kFloat32;
   int64_t products = 0;
   for (const int64_t count : {room.tokens, (tokens - 1) % room.tokens + 1}) {
     // Products of fewer rows are cut otherwise, so that one of them may need more than the whole.
     for (int64_t rows = 1; rows <= w[0]; ++rows) {
       const Shape block{rows, w[1]};
-      products = std::max(products, gemm_bf16_workspace(head_logits_gemm(count, block)));
+      products = std::max(products, gemm_bf16_workspace(head_logits_gemm(count, block), weight));
       if (kind == OpKind::kHeadLoss) continue;
-      products = std::max(products, gemm_bf16_workspace(head_input_gradient_gemm(count, block)));
+      products =
+          std::max(products, gemm_bf16_workspace(head_input_gradient_gemm(count, block), weight));
     }
     if (kind == OpKind::kHeadLoss || !params.weight_gradient) continue;
     products = std::max(products, gemm_bf16_workspace(head_weight_gradient_gemm(count, w)));

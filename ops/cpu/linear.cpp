@@ -33,13 +33,13 @@ void bias_gradient(ThreadPool& pool, const TensorView& dy, const TensorView& dbi
   for (int64_t block = 0; block < blocks; ++block) kernels.add_bias(partial + block * n, total, n);
 }
 
-// The op's product, in the dtype that its parameters say. Rounded operands lie in the workspace,
-// which is free again when this returns.
+// The op's product, in the dtype that its parameters say. Operands that are rounded or widened lie
+// in the workspace, which is free again when this returns.
 void multiply(ThreadPool& pool, const OpCall& call, const GemmShape& shape, const TensorView& a,
               const TensorView& b, float beta, const TensorView& c, const GemmEpilogue& epilogue) {
   if (params_of(call).bf16) {
-    return gemm_bf16(pool, shape, a.as<float>(), a.row_stride, b.as<float>(), b.row_stride, beta,
-                     c.as<float>(), c.row_stride, call.workspace.data, epilogue);
+    return gemm_bf16(pool, shape, a.as<float>(), a.row_stride, {b.data, b.row_stride, b.dtype},
+                     beta, c.as<float>(), c.row_stride, call.workspace.data, epilogue);
   }
   gemm(pool, shape, a.as<float>(), a.row_stride, b.as<float>(), b.row_stride, beta, c.as<float>(),
        c.row_stride, epilogue);
@@ -55,7 +55,9 @@ int64_t linear_workspace(OpKind kind, const LinearParams& params,
             static_cast<int64_t>(sizeof(float));
   }
   if (!params.bf16) return bytes;
-  return std::max(bytes, gemm_bf16_workspace(gemms_of(kind, params, inputs).front()));
+  const bool weight = kind != OpKind::kLinearBackwardWeight;  // is an operand of the product
+  const DType b = weight && params.bf16_weight ? DType::kBFloat16 : DType::kFloat32;
+  return std::max(bytes, gemm_bf16_workspace(gemms_of(kind, params, inputs).front(), b));
 }
 
 void linear(ThreadPool& pool, const OpCall& call) {
