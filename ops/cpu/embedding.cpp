@@ -20,14 +20,37 @@ struct Block {
   int64_t rows;
 };
 
+// Rows of an embedding table, which may be stored in bf16.
+struct Table {
+  explicit Table(const TensorView& of) : view(of), width(of.shape[1]) {}
+  void copy_row(int64_t row, float* to) const {
+    if (view.dtype == DType::kBFloat16) {
+      kernel_table().from_bf16(view.as<uint16_t>() + row * width, to, width);
+    } else {
+      const float* from = view.as<float>() + row * width;
+      std::copy(from, from + width, to);
+    }
+  }
+  void add_row(int64_t row, float* to) const {
+    if (view.dtype == DType::kBFloat16) {
+      kernel_table().add_bf16(view.as<uint16_t>() + row * width, to, width);
+    } else {
+      kernel_table().add_bias(view.as<float>() + row * width, to, width);
+    }
+  }
+
+  TensorView view;
+  int64_t width;
+};
+
 }  // namespace
 
 void embedding(ThreadPool& pool, const OpCall& call) {
   const auto* tokens = call.inputs[0].as<int32_t>();
-  const auto* table = call.inputs[1].as<float>();
+  const Table table(call.inputs[1]);
   const Block block(call, call.inputs[1]);
   const bool has_positions = std::get<EmbeddingParams>(call.params).has_positions;
-  const auto* positions = has_positions ? call.inputs[2].as<float>() : nullptr;
+  const Table positions(has_positions ? call.inputs[2] : call.inputs[1]);
   const TensorView& y = call.outputs[0];
   const int64_t width = y.shape[-1];
   const int64_t time = y.shape[1];
@@ -35,13 +58,9 @@ void embedding(ThreadPool& pool, const OpCall& call) {
   pool.parallel_blocks(y.shape.rows(), kRows, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       if (!block.has(tokens[row])) continue;
-      const float* from = table + (tokens[row] - block.first) * width;
       float* to = out + row * width;
-      if (has_positions) {
-        kernel_table().add(from, positions + row % time * width, to, width);
-      } else {
-        std::copy(from, from + width, to);
-      }
+      table.copy_row(tokens[row] - block.first, to);
+      if (has_positions) positions.add_row(row % time, to);
     }
   });
 }

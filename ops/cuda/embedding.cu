@@ -13,10 +13,24 @@ Block block_of(const OpCall& call, const TensorView& table) {
   return {call.part.first_row, table.shape[0]};
 }
 
+// A table in fp32 or bf16, or none.
+struct Table {
+  const float* whole;
+  const uint16_t* halves;
+  __device__ explicit operator bool() const { return whole != nullptr || halves != nullptr; }
+  __device__ float operator[](int64_t i) const {
+    return whole != nullptr ? whole[i] : __uint_as_float(static_cast<uint32_t>(halves[i]) << 16);
+  }
+};
+Table table_of(const TensorView& view) {
+  if (view.dtype == DType::kBFloat16) return {nullptr, view.as<uint16_t>()};
+  return {view.as<float>(), nullptr};
+}
+
 struct Embed {
   const int32_t* tokens;
-  const float* table;
-  const float* positions;  // or null
+  Table table;
+  Table positions;
   float* y;
   Block block;
   int64_t width;
@@ -27,7 +41,7 @@ struct Embed {
     const int32_t token = tokens[row];
     if (!block.has(token)) return;
     const float value = table[(token - block.first) * width + column];
-    y[i] = positions == nullptr ? value : value + positions[row % time * width + column];
+    y[i] = positions ? value + positions[row % time * width + column] : value;
   }
 };
 
@@ -95,8 +109,8 @@ void embedding(const Queue& queue, const OpCall& call) {
   const TensorView& y = call.outputs[0];
   const bool has_positions = std::get<EmbeddingParams>(call.params).has_positions;
   for_each(queue, y.elements(),
-           Embed{call.inputs[0].as<int32_t>(), call.inputs[1].as<float>(),
-                 has_positions ? call.inputs[2].as<float>() : nullptr, y.as<float>(),
+           Embed{call.inputs[0].as<int32_t>(), table_of(call.inputs[1]),
+                 has_positions ? table_of(call.inputs[2]) : Table{}, y.as<float>(),
                  block_of(call, call.inputs[1]), y.shape[-1], y.shape[1]});
 }
 

@@ -17,8 +17,12 @@ __device__ uint16_t bf16_from_float(float value) {
   return static_cast<uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
+__device__ uint16_t in_bf16(float value) { return bf16_from_float(value); }
+__device__ uint16_t in_bf16(uint16_t value) { return value; }
+
+template <typename Stored>
 struct Round {
-  const float* from;
+  const Stored* from;
   int64_t from_stride;
   uint16_t* to;
   int64_t to_stride;
@@ -26,14 +30,14 @@ struct Round {
   __device__ void operator()(int64_t i) const {
     const int64_t row = i / columns;
     const int64_t column = i % columns;
-    to[row * to_stride + column] = bf16_from_float(from[row * from_stride + column]);
+    to[row * to_stride + column] = in_bf16(from[row * from_stride + column]);
   }
 };
 
 // An operand as it is stored, and as it is rounded: rows of whole 16-byte units, which tensor cores
 // read best.
-struct Stored {
-  Stored(int64_t rows_of, int64_t columns_of, bool transposed)
+struct Layout {
+  Layout(int64_t rows_of, int64_t columns_of, bool transposed)
       : rows(transposed ? columns_of : rows_of),
         columns(transposed ? rows_of : columns_of),
         stride((columns + 7) / 8 * 8),
@@ -43,16 +47,22 @@ struct Stored {
   int64_t stride;
   int64_t bytes;
 };
-Stored stored_a(const GemmShape& shape) { return {shape.m, shape.k, shape.transpose_a}; }
-Stored stored_b(const GemmShape& shape) { return {shape.k, shape.n, shape.transpose_b}; }
+Layout layout_a(const GemmShape& shape) { return {shape.m, shape.k, shape.transpose_a}; }
+Layout layout_b(const GemmShape& shape) { return {shape.k, shape.n, shape.transpose_b}; }
 
-GemmOperand rounded(const Queue& queue, const Stored& stored, const GemmOperand& operand,
+template <typename Stored>
+GemmOperand rounded(const Queue& queue, const Layout& layout, const GemmOperand& operand,
                     std::byte* to) {
   auto* rows = reinterpret_cast<uint16_t*>(to);
-  for_each(queue, stored.rows * stored.columns,
-           Round{static_cast<const float*>(operand.data), operand.stride, rows, stored.stride,
-                 stored.columns});
-  return {rows, stored.stride};
+  for_each(queue, layout.rows * layout.columns,
+           Round<Stored>{static_cast<const Stored*>(operand.data), operand.stride, rows,
+                         layout.stride, layout.columns});
+  return {rows, layout.stride, DType::kBFloat16};
+}
+
+// Whether B can be read as it is stored: in bf16 and in rows that are as they would be rounded.
+bool is_read_as_stored(const Layout& layout, DType dtype) {
+  return dtype == DType::kBFloat16 && layout.stride == layout.columns;
 }
 
 }  // namespace
@@ -66,14 +76,17 @@ int64_t gemm_room_bytes(const GemmShape& shape) {
                   aligned(kSplits * shape.m * shape.n * static_cast<int64_t>(sizeof(float))));
 }
 
-int64_t multiply_workspace(bool bf16, const GemmShape& shape) {
+int64_t multiply_workspace(bool bf16, const GemmShape& shape, DType b) {
   const int64_t room = kAlignment + gemm_room_bytes(shape);
-  return bf16 ? room + stored_a(shape).bytes + stored_b(shape).bytes : room;
+  if (!bf16) return room;
+  const Layout of_b = layout_b(shape);
+  return room + layout_a(shape).bytes + (is_read_as_stored(of_b, b) ? 0 : of_b.bytes);
 }
 
 void multiply(const Queue& queue, bool bf16, const GemmShape& shape, const GemmOperand& a,
               const GemmOperand& b, float beta, const GemmResult& c, void* workspace) {
   HETMEM_ASSERT(!bf16 || workspace != nullptr);
+  HETMEM_ASSERT(bf16 || b.dtype == DType::kFloat32);
   if (workspace == nullptr) {
     return library_gemm(queue, GemmDtype::kFloat32, shape, a, b, beta, c, {});
   }
@@ -81,9 +94,16 @@ void multiply(const Queue& queue, bool bf16, const GemmShape& shape, const GemmO
   const GemmRoom room{at, gemm_room_bytes(shape)};
   if (!bf16) return library_gemm(queue, GemmDtype::kFloat32, shape, a, b, beta, c, room);
   at += room.bytes;
-  const GemmOperand left = rounded(queue, stored_a(shape), a, at);
-  at += stored_a(shape).bytes;
-  const GemmOperand right = rounded(queue, stored_b(shape), b, at);
+  const Layout of_a = layout_a(shape);
+  const Layout of_b = layout_b(shape);
+  const GemmOperand left = rounded<float>(queue, of_a, a, at);
+  at += of_a.bytes;
+  GemmOperand right = b;
+  if (b.dtype == DType::kFloat32) {
+    right = rounded<float>(queue, of_b, b, at);
+  } else if (!is_read_as_stored(of_b, b.dtype)) {
+    right = rounded<uint16_t>(queue, of_b, b, at);
+  }
   library_gemm(queue, GemmDtype::kBFloat16, shape, left, right, beta, c, room);
 }
 

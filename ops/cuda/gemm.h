@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "core/tensor_view.h"
+#include "ops/cpu/gemm_bf16.h"
 #include "ops/cpu/op_gemms.h"
 #include "ops/cuda/kernel.h"
 
@@ -16,11 +17,8 @@ using cpu::GemmShape;
 
 enum class GemmDtype : uint8_t { kFloat32, kBFloat16 };
 
-// An operand: row-major, `stride` elements from one row to the next.
-struct GemmOperand {
-  const void* data;
-  int64_t stride;
-};
+// An operand: row-major, `stride` elements from one row to the next, in fp32 or bf16.
+using cpu::GemmOperand;
 struct GemmResult {
   float* data;
   int64_t stride;
@@ -39,13 +37,16 @@ void library_gemm(const Queue& queue, GemmDtype dtype, const GemmShape& shape, c
                   const GemmOperand& b, float beta, const GemmResult& c, const GemmRoom& room);
 
 // What ops call: a product of fp32 operands, rounded to bf16 first where `bf16` says so (into the
-// workspace, of multiply_workspace bytes). fp32 products without a workspace are made without
-// room for the library.
+// workspace, of multiply_workspace bytes). A B that is stored in bf16, a weight without gaps
+// between its rows, is read as it is, or from an aligned copy where its rows are not multiples of
+// 16 bytes. fp32 products without a workspace are made without room for the library.
 void multiply(const Queue& queue, bool bf16, const GemmShape& shape, const GemmOperand& a,
               const GemmOperand& b, float beta, const GemmResult& c, void* workspace);
-int64_t multiply_workspace(bool bf16, const GemmShape& shape);
+int64_t multiply_workspace(bool bf16, const GemmShape& shape, DType b = DType::kFloat32);
 
-inline GemmOperand operand_of(const TensorView& view) { return {view.data, view.row_stride}; }
+inline GemmOperand operand_of(const TensorView& view) {
+  return {view.data, view.row_stride, view.dtype};
+}
 inline GemmResult result_of(const TensorView& view) { return {view.as<float>(), view.row_stride}; }
 
 }  // namespace hetmem::ops::HETMEM_CUDA_NAMESPACE

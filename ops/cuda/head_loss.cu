@@ -70,7 +70,7 @@ __global__ void add_losses_kernel(const double* losses, int64_t count, double* l
   *loss = total;
 }
 
-// Words whose weights are rounded to bf16 at a time.
+// Words of a product in bf16: their weights or logits are rounded at a time.
 constexpr int64_t kRoundedRows = 8192;
 int64_t words_at_once(bool bf16, int64_t rows) {
   return bf16 ? std::min(rows, kRoundedRows) : rows;
@@ -96,6 +96,12 @@ struct Matrix {
   Matrix from_column(int64_t column) const { return {data + column, stride}; }
 };
 Matrix matrix_of(const TensorView& view) { return {view.as<float>(), view.row_stride}; }
+// Rows of a weight from `row`, in fp32 or bf16.
+GemmOperand weight_from(const TensorView& weight, int64_t row) {
+  return {
+      static_cast<const std::byte*>(weight.data) + row * weight.row_stride * size_of(weight.dtype),
+      weight.row_stride, weight.dtype};
+}
 
 // A call, by parts. The weight and its gradient are those of the part's block of rows.
 class Head {
@@ -127,8 +133,8 @@ class Head {
   void make_logits(const OpPart& part) const {
     const TensorView& weight = block_of(part, call_.inputs[1]);
     for_each_words(part, [&](int64_t first, const Shape& words) {
-      product(cpu::head_logits_gemm(part.tokens, words), x_of(part),
-              matrix_of(weight).from_row(first), 0.0F, logits_.from_column(part.first_row + first));
+      product(cpu::head_logits_gemm(part.tokens, words), x_of(part), weight_from(weight, first),
+              0.0F, logits_.from_column(part.first_row + first));
     });
   }
 
@@ -147,7 +153,7 @@ class Head {
     const TensorView& weight = block_of(part, call_.inputs[1]);
     for_each_words(part, [&](int64_t first, const Shape& words) {
       product(cpu::head_input_gradient_gemm(part.tokens, words),
-              logits_.from_column(part.first_row + first), matrix_of(weight).from_row(first),
+              logits_.from_column(part.first_row + first), weight_from(weight, first),
               part.first_row + first > 0 ? 1.0F : 0.0F,
               matrix_of(call_.outputs[1]).from_row(part.first_token));
     });
@@ -158,8 +164,8 @@ class Head {
     const bool adds = call_.runtime.accumulate || part.first_token > 0;
     for_each_words(part, [&](int64_t first, const Shape& words) {
       product(cpu::head_weight_gradient_gemm(part.tokens, words),
-              logits_.from_column(part.first_row + first), x_of(part), adds ? 1.0F : 0.0F,
-              matrix_of(gradient).from_row(first));
+              logits_.from_column(part.first_row + first), {x_of(part).data, x_of(part).stride},
+              adds ? 1.0F : 0.0F, matrix_of(gradient).from_row(first));
     });
   }
 
@@ -180,9 +186,9 @@ class Head {
   Matrix x_of(const OpPart& part) const {
     return matrix_of(call_.inputs[0]).from_row(part.first_token);
   }
-  void product(const GemmShape& shape, const Matrix& a, const Matrix& b, float beta,
+  void product(const GemmShape& shape, const Matrix& a, const GemmOperand& b, float beta,
                const Matrix& c) const {
-    multiply(queue_, bf16_, shape, {a.data, a.stride}, {b.data, b.stride}, beta, {c.data, c.stride},
+    multiply(queue_, bf16_, shape, {a.data, a.stride}, b, beta, {c.data, c.stride},
              workspace_ + room_.products_at);
   }
 
@@ -204,12 +210,14 @@ int64_t head_loss_workspace(OpKind kind, const HeadParams& params,
   const Shape& w = inputs[1];
   const Room room(inputs[0].rows(), w[0]);
   const Shape words{words_at_once(params.bf16, w[0]), w[1]};
-  int64_t products = multiply_workspace(params.bf16, cpu::head_logits_gemm(room.tokens, words));
+  const DType weight = params.bf16_weight ? DType::kBFloat16 : DType::kFloat32;
+  int64_t products =
+      multiply_workspace(params.bf16, cpu::head_logits_gemm(room.tokens, words), weight);
   if (kind == OpKind::kHeadLossTrain) {
-    for (const GemmShape& shape : {cpu::head_input_gradient_gemm(room.tokens, words),
-                                   cpu::head_weight_gradient_gemm(room.tokens, words)}) {
-      products = std::max(products, multiply_workspace(params.bf16, shape));
-    }
+    products = std::max(
+        {products,
+         multiply_workspace(params.bf16, cpu::head_input_gradient_gemm(room.tokens, words), weight),
+         multiply_workspace(params.bf16, cpu::head_weight_gradient_gemm(room.tokens, words))});
   }
   return room.products_at + products;
 }

@@ -46,8 +46,10 @@ void product(const Queue& queue, const OpCall& call, const GemmShape& shape, con
 
 int64_t linear_workspace(OpKind kind, const LinearParams& params,
                          const std::vector<Shape>& inputs) {
+  const bool weight = kind != OpKind::kLinearBackwardWeight;  // is an operand of the product
+  const DType b = weight && params.bf16_weight ? DType::kBFloat16 : DType::kFloat32;
   const int64_t bytes =
-      multiply_workspace(params.bf16, cpu::gemms_of(kind, params, inputs).front());
+      multiply_workspace(params.bf16, cpu::gemms_of(kind, params, inputs).front(), b);
   if (kind != OpKind::kLinearBackwardWeight || !params.has_bias) return bytes;
   return std::max(bytes, column_sums_workspace(inputs[1].rows(), inputs[1][-1]));
 }

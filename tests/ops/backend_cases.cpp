@@ -4,16 +4,34 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "core/dtype.h"
 #include "error_bound.h"
+#include "ops/ops.h"
 
 namespace hetmem::testing_ops {
 namespace {
 
-// The same products with operands in bf16.
+// The same with the weight (and the positions of an embedding) stored in bf16; nothing for an op
+// that does not read its weight.
+std::optional<OpCase> with_bf16_weight(OpCase op) {
+  if (op.kind == OpKind::kLinearBackwardWeight || op.kind == OpKind::kEmbeddingBackward) return {};
+  op.name += "_bf16_weight";
+  op = with_bf16_operand(op, 1);
+  if (auto* linear = std::get_if<LinearParams>(&op.params)) {
+    linear->bf16 = linear->bf16_weight = true;
+  } else if (auto* head = std::get_if<HeadParams>(&op.params)) {
+    head->bf16 = head->bf16_weight = true;
+  } else if (std::get<EmbeddingParams>(op.params).has_positions) {
+    op = with_bf16_operand(op, 2);
+  }
+  return op;
+}
+
+// The same products with operands in bf16, and what has a weight with one in bf16.
 void append_bf16(std::vector<OpCase>& cases) {
   const size_t count = cases.size();
   for (size_t i = 0; i < count; ++i) {
@@ -22,9 +40,11 @@ void append_bf16(std::vector<OpCase>& cases) {
       linear->bf16 = true;
     } else if (auto* head = std::get_if<HeadParams>(&op.params)) {
       head->bf16 = true;
-    } else {
+    } else if (!std::holds_alternative<EmbeddingParams>(op.params)) {
       continue;
     }
+    if (const std::optional<OpCase> stored = with_bf16_weight(op)) cases.push_back(*stored);
+    if (!multiplies_bf16(op)) continue;
     op.name += "_bf16";
     cases.push_back(op);
   }
@@ -89,10 +109,10 @@ void append_embeddings(std::vector<PartsCase>& cases) {
     std::vector<Shape> gradients{{kPartsWords, kWidth}};
     if (positions) inputs.push_back(normal({73, kWidth}, 3));
     if (positions) gradients.push_back({73, kWidth});
-    cases.push_back(
-        {{"embedding_" + name, OpKind::kEmbedding, params, inputs, {{2, 70, kWidth}}, {}},
-         kPartsWords,
-         0});
+    const OpCase forward{
+        "embedding_" + name, OpKind::kEmbedding, params, inputs, {{2, 70, kWidth}}, {}};
+    cases.push_back({forward, kPartsWords, 0});
+    cases.push_back({*with_bf16_weight(forward), kPartsWords, 0});
     OpCase backward{"embedding_backward_" + name,
                     OpKind::kEmbeddingBackward,
                     params,
@@ -110,7 +130,7 @@ void append_embeddings(std::vector<PartsCase>& cases) {
   }
 }
 
-void append_heads(std::vector<PartsCase>& cases, bool bf16) {
+void append_heads(std::vector<PartsCase>& cases, bool bf16, bool bf16_weight) {
   // Tokens that make one, two and three blocks.
   const std::vector<std::pair<int64_t, int64_t>> sizes{
       {1, 1}, {16, 1}, {300, 2}, {33, 3}, {600, 3}};
@@ -118,11 +138,13 @@ void append_heads(std::vector<PartsCase>& cases, bool bf16) {
     const std::vector<Operand> inputs{normal({1, tokens, kWidth}, 20),
                                       normal({kPartsWords, kWidth}, 21, 0.3),
                                       words({1, tokens}, true)};
-    const std::string name = std::to_string(tokens) + (bf16 ? "_bf16" : "");
+    const std::string name = std::to_string(tokens) + (bf16 && !bf16_weight ? "_bf16" : "");
     HeadParams params;
     params.bf16 = bf16;
-    cases.push_back(
-        {{"head_" + name, OpKind::kHeadLoss, params, inputs, {Shape{1}}, {}}, kPartsWords, blocks});
+    const auto append = [&](const OpCase& op) {
+      cases.push_back({bf16_weight ? *with_bf16_weight(op) : op, kPartsWords, blocks});
+    };
+    append({"head_" + name, OpKind::kHeadLoss, params, inputs, {Shape{1}}, {}});
     OpCase train{"head_train_" + name,
                  OpKind::kHeadLossTrain,
                  params,
@@ -130,24 +152,35 @@ void append_heads(std::vector<PartsCase>& cases, bool bf16) {
                  {Shape{1}, inputs[0].shape, inputs[1].shape},
                  {}};
     train.runtime.loss_scale = 1.0 / 217;
-    cases.push_back({train, kPartsWords, blocks});
+    append(train);
     OpCase frozen = train;
     frozen.name += "_frozen";
     params.weight_gradient = false;
     frozen.params = params;
     frozen.outputs.pop_back();
-    cases.push_back({frozen, kPartsWords, blocks});
+    append(frozen);
     train.name += "_accumulate";
     train.runtime.accumulate = true;
-    cases.push_back({train, kPartsWords, blocks});
+    append(train);
   }
 }
 
 }  // namespace
 
+bool multiplies_bf16(const OpCase& op) {
+  const auto* linear = std::get_if<LinearParams>(&op.params);
+  const auto* head = std::get_if<HeadParams>(&op.params);
+  return (linear != nullptr && linear->bf16) || (head != nullptr && head->bf16);
+}
+
+std::string cpu_name(const OpCase& op) {
+  if (!multiplies_bf16(op)) return op.name;
+  return op.name + (ops::has_native_bf16() ? "_native" : "_in_fp32");
+}
+
 // The forward cases and what their gradients are made of, each also adding to a gradient that is
 // there and to a residual's.
-std::vector<OpCase> op_cases(bool bf16) {
+std::vector<OpCase> op_cases() {
   std::vector<OpCase> cases;
   for (const OpCase& forward : forward_cases(false)) {
     cases.push_back(forward);
@@ -177,7 +210,7 @@ std::vector<OpCase> op_cases(bool bf16) {
       cases.push_back(op);
     }
   }
-  if (bf16) append_bf16(cases);
+  append_bf16(cases);
   return cases;
 }
 
@@ -195,11 +228,12 @@ void expect_parts_within_bound(const OpCase& op, const Results& actual) {
   expect_near(actual, run_reference(op), error_bound(op));
 }
 
-std::vector<PartsCase> parts_cases(bool bf16) {
+std::vector<PartsCase> parts_cases() {
   std::vector<PartsCase> cases;
   append_embeddings(cases);
-  append_heads(cases, false);
-  if (bf16) append_heads(cases, true);
+  append_heads(cases, false, false);
+  append_heads(cases, true, false);
+  append_heads(cases, true, true);
   return cases;
 }
 

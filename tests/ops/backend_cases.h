@@ -2,14 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "op_case.h"
 
 namespace hetmem::testing_ops {
 
-// Every op in several forms, forward and backward; with products in bf16 too where asked for.
-std::vector<OpCase> op_cases(bool bf16);
+// Every op in several forms, forward and backward; products in bf16 too, of weights in fp32 and in
+// bf16.
+std::vector<OpCase> op_cases();
+// Whether a case's products have operands in bf16.
+bool multiplies_bf16(const OpCase& op);
+// A case's name on the CPU, which says which path its products in bf16 take there.
+std::string cpu_name(const OpCase& op);
 
 // Fails the test where an element of a result is further from exact arithmetic than rounding to
 // fp32 explains, or where that is so far that the comparison says nothing.
@@ -23,7 +29,7 @@ struct PartsCase {
   int64_t weight_rows;
   int64_t token_blocks;  // 0: no head
 };
-std::vector<PartsCase> parts_cases(bool bf16);
+std::vector<PartsCase> parts_cases();
 constexpr int64_t kPartsWords = 301;
 // Sizes of blocks to try, and whether one holds all rows.
 const std::vector<int64_t>& parts_block_rows();

@@ -29,8 +29,8 @@ TEST_P(CpuOps, MayWriteOverTheOperandsThatTheTableNames) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ops, CpuOps, testing::ValuesIn(op_cases(ops::has_native_bf16())),
-                         [](const auto& tested) { return tested.param.name; });
+INSTANTIATE_TEST_SUITE_P(Ops, CpuOps, testing::ValuesIn(op_cases()),
+                         [](const auto& tested) { return cpu_name(tested.param); });
 
 }  // namespace
 }  // namespace hetmem::testing_ops

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "core/dtype.h"
 #include "core/philox.h"
 #include "device/stream.h"
 #include "device/thread_pool.h"
@@ -20,9 +21,18 @@ template <typename Real>
 struct Buffers {
   std::vector<std::vector<Real>> numbers;
   std::vector<std::vector<int32_t>> integers;
+  std::vector<std::vector<uint16_t>> halves;
   OpCall call;
   double loss = 0;
 };
+
+std::vector<uint16_t> halves_of(const Operand& operand) {
+  std::vector<uint16_t> halves;
+  for (const double number : operand.numbers) {
+    halves.push_back(bf16_from_float(static_cast<float>(number)));
+  }
+  return halves;
+}
 
 bool is_loss(const OpCase& op, size_t output) {
   return output == 0 && (op.kind == OpKind::kHeadLoss || op.kind == OpKind::kHeadLossTrain);
@@ -35,11 +45,18 @@ void fill(Buffers<Real>& buffers, const OpCase& op, DType dtype, MemorySpace spa
   buffers.call.runtime = op.runtime;
   buffers.numbers.reserve(op.inputs.size() + op.outputs.size());
   buffers.integers.reserve(op.inputs.size());
+  buffers.halves.reserve(op.inputs.size());
   for (const Operand& operand : op.inputs) {
     if (!operand.integers.empty()) {
       buffers.integers.push_back(operand.integers);
       buffers.call.inputs.emplace_back(buffers.integers.back().data(), DType::kInt32, operand.shape,
                                        space);
+      continue;
+    }
+    if (operand.bf16 && dtype == DType::kFloat32) {
+      buffers.halves.push_back(halves_of(operand));
+      buffers.call.inputs.emplace_back(buffers.halves.back().data(), DType::kBFloat16,
+                                       operand.shape, space);
       continue;
     }
     buffers.numbers.emplace_back(operand.numbers.begin(), operand.numbers.end());
@@ -110,27 +127,31 @@ size_t block_output(const OpCase& op, const OpPart& part) {
   return op.outputs.size() > 2 && part.stage == HeadStage::kGradients ? 2 : kNone;
 }
 
-// A block of rows in memory of its own size: what is read or written beside it is found.
-template <typename Real>
+// A block of rows in memory of its own size, or of `capacity` bytes where that is more: what is
+// read or written beside it is found.
 class Block {
  public:
-  Block(const TensorView& whole, const OpPart& part)
-      : begin_(whole.as<Real>() + part.first_row * whole.shape[1]),
-        rows_(begin_, begin_ + part.rows * whole.shape[1]),
-        view_(rows_.data(), whole.dtype, Shape{part.rows, whole.shape[1]}, whole.space) {}
+  Block(const TensorView& whole, const OpPart& part, int64_t capacity = 0)
+      : view_(nullptr, whole.dtype, Shape{part.rows, whole.shape[1]}, whole.space),
+        begin_(static_cast<std::byte*>(whole.data) +
+               part.first_row * whole.shape[1] * size_of(whole.dtype)),
+        rows_(begin_, begin_ + view_.bytes()) {
+    if (capacity > view_.bytes()) rows_.resize(static_cast<size_t>(capacity));
+    view_.data = rows_.data();
+  }
   const TensorView& view() const { return view_; }
   // Puts rows in the place of the block in the whole tensor.
   void write_back(const TensorView& rows) const {
-    std::copy_n(rows.as<Real>(), rows.elements(), begin_);
+    std::copy_n(static_cast<const std::byte*>(rows.data), rows.bytes(), begin_);
   }
 
  private:
-  Real* begin_;
-  std::vector<Real> rows_;
   TensorView view_;
+  std::byte* begin_;
+  std::vector<std::byte> rows_;
 };
 
-template <typename Real, typename Launch>
+template <typename Launch>
 void run_parts(const OpCall& whole, const std::vector<OpPart>& parts, const OpCase& op,
                const PartsRun& run, const Launch& launch) {
   for (const OpPart& part : parts) {
@@ -141,12 +162,16 @@ void run_parts(const OpCall& whole, const std::vector<OpPart>& parts, const OpCa
     if (is_head(op) && op.outputs.size() > 2) call.outputs[2] = TensorView{};
     const size_t input = block_input(op, part);
     const size_t output = block_output(op, part);
-    std::optional<Block<Real>> weight;
-    std::optional<Block<Real>> gradient;
-    if (input != kNone) call.inputs[input] = weight.emplace(whole.inputs[input], part).view();
+    std::optional<Block> weight;
+    std::optional<Block> gradient;
     if (output != kNone) {
-      gradient.emplace(whole.outputs[output], part);
-      call.outputs[output] = run.gradient_over_weight ? weight->view() : gradient->view();
+      call.outputs[output] = gradient.emplace(whole.outputs[output], part).view();
+    }
+    if (input != kNone) {
+      const bool over = run.gradient_over_weight && gradient;
+      weight.emplace(whole.inputs[input], part, over ? gradient->view().bytes() : 0);
+      call.inputs[input] = weight->view();
+      if (over) call.outputs[output].data = weight->view().data;
     }
     launch(call);
     if (output != kNone) gradient->write_back(call.outputs[output]);
@@ -260,7 +285,7 @@ Results run_parts_on(const Backend& backend, const OpCase& op, const PartsRun& r
   buffers.call.workspace = workspace.view();
   const std::vector<OpPart> parts = backend.parts(op.kind, op.params, input_shapes(buffers.call),
                                                   run.weight_rows, run.block_rows);
-  run_parts<float>(buffers.call, parts, op, run, backend.run);
+  run_parts(buffers.call, parts, op, run, backend.run);
   return results_of(buffers, op);
 }
 
@@ -283,7 +308,7 @@ Results run_reference_parts(const OpCase& op, const PartsRun& run) {
   const std::vector<OpPart> parts =
       ops::parts(DeviceKind::kCpu, op.kind, op.params, input_shapes(buffers.call), run.weight_rows,
                  run.block_rows);
-  run_parts<double>(buffers.call, parts, op, run, ops::reference::run);
+  run_parts(buffers.call, parts, op, run, ops::reference::run);
   return results_of(buffers, op);
 }
 
@@ -344,6 +369,15 @@ std::vector<Backward> backward_of(const OpCase& f, const Results& results, const
 OpCase rounded(OpCase op) {
   for (Operand& operand : op.inputs) {
     for (double& number : operand.numbers) number = static_cast<float>(number);
+  }
+  return op;
+}
+
+OpCase with_bf16_operand(OpCase op, size_t input) {
+  Operand& operand = op.inputs.at(input);
+  operand.bf16 = true;
+  for (double& number : operand.numbers) {
+    number = static_cast<double>(float_from_bf16(bf16_from_float(static_cast<float>(number))));
   }
   return op;
 }

@@ -16,6 +16,7 @@ struct Operand {
   Shape shape;
   std::vector<double> numbers;
   std::vector<int32_t> integers;  // tokens and labels, instead of numbers
+  bool bf16 = false;              // a backend has the numbers, which fit, in bf16
 };
 
 struct OpCase {
@@ -74,6 +75,8 @@ std::vector<Backward> backward_of(const OpCase& forward, const Results& results,
 
 // The same with every operand rounded to fp32.
 OpCase rounded(OpCase op);
+// The same with an operand rounded to bf16 and stored so.
+OpCase with_bf16_operand(OpCase op, size_t input);
 
 // Every forward op in several forms. Small ones serve finite differences.
 std::vector<OpCase> forward_cases(bool small);

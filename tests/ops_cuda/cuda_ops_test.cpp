@@ -61,7 +61,7 @@ TEST_P(CudaOps, HaveTheBitsOfTheCpuWhereNothingIsSummedInTiles) {
 
 // Wider heads than those of the shared list: every size of tile.
 std::vector<OpCase> cases() {
-  std::vector<OpCase> all = op_cases(true);
+  std::vector<OpCase> all = op_cases();
   for (const int64_t head_dim : {100, 256}) {
     AttentionParams params;
     params.heads = 2;
@@ -123,7 +123,7 @@ TEST_P(CudaParts, MayWriteTheGradientOverTheWeight) {
 
 INSTANTIATE_TEST_SUITE_P(Ops, CudaParts,
                          testing::Combine(testing::ValuesIn(cuda_backend_names()),
-                                          testing::ValuesIn(parts_cases(true))),
+                                          testing::ValuesIn(parts_cases())),
                          [](const auto& tested) {
                            return std::get<0>(tested.param) + "_" +
                                   std::get<1>(tested.param).op.name;

@@ -9,6 +9,12 @@
 namespace hetmem::ops::HETMEM_CUDA_NAMESPACE {
 namespace {
 
+// What tensor cores want of an operand in bf16: rows that begin at multiples of 16 bytes.
+bool is_aligned(GemmDtype dtype, const GemmOperand& operand) {
+  return dtype == GemmDtype::kFloat32 ||
+         (reinterpret_cast<uintptr_t>(operand.data) % 16 == 0 && operand.stride % 8 == 0);
+}
+
 float element(GemmDtype dtype, const GemmOperand& operand, int64_t row, int64_t column) {
   const int64_t at = row * operand.stride + column;
   if (dtype == GemmDtype::kFloat32) return static_cast<const float*>(operand.data)[at];
@@ -22,6 +28,7 @@ void library_gemm(const Queue&, GemmDtype dtype, const GemmShape& shape, const G
   // A library would write there.
   for (int64_t i = 0; i < room.bytes; ++i) static_cast<std::byte*>(room.data)[i] = std::byte{0xff};
   HETMEM_ASSERT(room.data == nullptr || reinterpret_cast<uintptr_t>(room.data) % 256 == 0);
+  HETMEM_ASSERT(is_aligned(dtype, a) && is_aligned(dtype, b));
   for (int64_t i = 0; i < shape.m; ++i) {
     for (int64_t j = 0; j < shape.n; ++j) {
       float sum = 0.0F;
