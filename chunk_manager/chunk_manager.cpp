@@ -1,9 +1,11 @@
 #include "chunk_manager/chunk_manager.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "core/error.h"
+#include "core/split_master.h"
 
 namespace hetmem {
 
@@ -32,10 +34,6 @@ ChunkManager::ChunkManager(const ChunkLayout& layout, int moments, Tier& device,
   HETMEM_ASSERT(moments >= 0 && moments <= 2);
 }
 
-int64_t ChunkManager::list_bytes(int chunk) const {
-  return shape(chunk).elements * static_cast<int64_t>(sizeof(float));
-}
-
 const std::vector<bool> ChunkManager::residents() const {
   std::vector<bool> resident;
   for (const Home& home : homes_) resident.push_back(home.on_device);
@@ -45,11 +43,12 @@ const std::vector<bool> ChunkManager::residents() const {
 BytesByKind ChunkManager::bytes_of(int chunk, bool on_device) const {
   const bool trained = shape(chunk).trained;
   BytesByKind bytes{};
-  bytes[static_cast<size_t>(MemoryKind::kWeights)] = list_bytes(chunk);
+  bytes[static_cast<size_t>(MemoryKind::kWeights)] = shape(chunk).weight_bytes();
+  bytes[static_cast<size_t>(MemoryKind::kOptimizer)] = shape(chunk).low_bytes();
   if (trained) {
-    bytes[static_cast<size_t>(MemoryKind::kOptimizer)] = list_bytes(chunk) * moments_;
+    bytes[static_cast<size_t>(MemoryKind::kOptimizer)] += shape(chunk).list_bytes() * moments_;
     if (!on_device && moments_ > 0) {
-      bytes[static_cast<size_t>(MemoryKind::kGradients)] = list_bytes(chunk);
+      bytes[static_cast<size_t>(MemoryKind::kGradients)] = shape(chunk).list_bytes();
     }
   }
   return bytes;
@@ -97,7 +96,7 @@ void ChunkManager::move(int chunk, bool to_device) {
                                           std::to_string(from.pins) + " users and cannot move");
   }
   Buffer there = allocate(chunk, to_device);
-  const int64_t bytes = list_bytes(chunk) * (shape(chunk).trained ? 1 + moments_ : 1);
+  const int64_t bytes = shape(chunk).list_bytes() * (shape(chunk).trained ? 1 + moments_ : 1);
   if (to_device) {
     transfers_.copy_to_device(there.data(), from.buffer.data(), bytes);
   } else {
@@ -110,13 +109,21 @@ void ChunkManager::move(int chunk, bool to_device) {
 TensorView ChunkManager::whole(ChunkList list, int chunk) const {
   HETMEM_ASSERT(list == ChunkList::kWeights ||
                 (shape(chunk).trained && static_cast<int>(list) <= moments_));
-  return home(chunk).buffer.view(static_cast<int64_t>(list) * list_bytes(chunk), DType::kFloat32,
+  const bool split = list == ChunkList::kWeights && shape(chunk).split;
+  return home(chunk).buffer.view(static_cast<int64_t>(list) * shape(chunk).list_bytes(),
+                                 split ? DType::kBFloat16 : DType::kFloat32,
+                                 Shape{shape(chunk).elements});
+}
+
+TensorView ChunkManager::low(int chunk) const {
+  HETMEM_ASSERT(shape(chunk).split);
+  return home(chunk).buffer.view(shape(chunk).weight_bytes(), DType::kInt16,
                                  Shape{shape(chunk).elements});
 }
 
 TensorView ChunkManager::waiting_gradient(int chunk) const {
   HETMEM_ASSERT(!resident(chunk) && shape(chunk).trained);
-  return home(chunk).buffer.view((1 + moments_) * list_bytes(chunk), DType::kFloat32,
+  return home(chunk).buffer.view((1 + moments_) * shape(chunk).list_bytes(), DType::kFloat32,
                                  Shape{shape(chunk).elements});
 }
 
@@ -125,44 +132,80 @@ ChunkPin ChunkManager::pin(int chunk) {
   return {this, chunk};
 }
 
+void ChunkManager::copy_out(const TensorView& from, int64_t first, int64_t count, void* to) const {
+  const int64_t size = size_of(from.dtype);
+  const char* source = static_cast<const char*>(from.data) + first * size;
+  if (from.space == MemorySpace::kDevice) {
+    transfers_.copy_to_host(to, source, count * size);
+  } else {
+    std::memcpy(to, source, static_cast<size_t>(count * size));
+  }
+}
+
+void ChunkManager::copy_in(const TensorView& to, int64_t first, int64_t count, const void* from) {
+  const int64_t size = size_of(to.dtype);
+  char* destination = static_cast<char*>(to.data) + first * size;
+  if (to.space == MemorySpace::kDevice) {
+    transfers_.copy_to_device(destination, from, count * size);
+  } else {
+    std::memcpy(destination, from, static_cast<size_t>(count * size));
+  }
+}
+
 void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
-  std::vector<float> block;
+  std::vector<float> block(static_cast<size_t>(kBlock));
+  std::vector<uint16_t> high;
+  std::vector<int16_t> lower;
   for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {
     const ChunkPin pinned = pin(at.chunk);
     const ChunkPiece& piece = layout_.piece(at);
-    const float* data = whole(list, at.chunk).as<float>() + piece.offset;
+    const TensorView from = whole(list, at.chunk);
+    const bool split = from.dtype == DType::kBFloat16;
     for (int64_t first = 0; first < piece.elements; first += kBlock) {
       const int64_t count = std::min(kBlock, piece.elements - first);
-      if (!resident(at.chunk)) {
-        sink(data + first, count);
-        continue;
+      if (split) {
+        high.resize(static_cast<size_t>(kBlock));
+        lower.resize(static_cast<size_t>(kBlock));
+        copy_out(from, piece.offset + first, count, high.data());
+        copy_out(low(at.chunk), piece.offset + first, count, lower.data());
+        for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+          block[i] = join_master(high[i], lower[i]);
+        }
+      } else {
+        copy_out(from, piece.offset + first, count, block.data());
       }
-      block.resize(static_cast<size_t>(kBlock));
-      transfers_.copy_to_host(block.data(), data + first,
-                              count * static_cast<int64_t>(sizeof(float)));
       sink(block.data(), count);
     }
   }
 }
 
 void ChunkManager::write(ChunkList list, int tensor, const Source& source) {
-  std::vector<float> block;
+  std::vector<float> block(static_cast<size_t>(kBlock));
+  std::vector<uint16_t> high;
+  std::vector<int16_t> lower;
   int64_t done = 0;
   for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {
     const ChunkPin pinned = pin(at.chunk);
     const ChunkPiece& piece = layout_.piece(at);
-    float* data = whole(list, at.chunk).as<float>() + piece.offset;
+    const TensorView to = whole(list, at.chunk);
+    const bool split = to.dtype == DType::kBFloat16;
     for (int64_t first = 0; first < piece.elements; first += kBlock) {
       const int64_t count = std::min(kBlock, piece.elements - first);
-      if (resident(at.chunk)) {
-        block.resize(static_cast<size_t>(kBlock));
-        source(block.data(), done, count);
-        transfers_.copy_to_device(data + first, block.data(),
-                                  count * static_cast<int64_t>(sizeof(float)));
-      } else {
-        source(data + first, done, count);
-      }
+      source(block.data(), done, count);
       done += count;
+      if (!split) {
+        copy_in(to, piece.offset + first, count, block.data());
+        continue;
+      }
+      high.resize(static_cast<size_t>(kBlock));
+      lower.resize(static_cast<size_t>(kBlock));
+      for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+        const SplitMaster halves = split_master(block[i]);
+        high[i] = halves.hi;
+        lower[i] = halves.lo;
+      }
+      copy_in(to, piece.offset + first, count, high.data());
+      copy_in(low(at.chunk), piece.offset + first, count, lower.data());
     }
   }
 }

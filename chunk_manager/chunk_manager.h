@@ -1,7 +1,8 @@
 // ChunkManager: the chunks of a model and where each has its home. The home of a chunk holds its
-// weights and optimizer state, and (on the host) its gradients while they wait for the optimizer:
-// on the device for chunks that stay, else on the host. Streamed chunks have a copy of their
-// weights on the device while the Plan says so; what was not written is dropped, never copied back.
+// weights (fp32, or split into bf16 and int16 where products read bf16) and optimizer state, and
+// (on the host) its gradients while they wait for the optimizer: on the device for chunks that
+// stay, else on the host. Streamed chunks have a copy of their weights on the device while the Plan
+// says so; what was not written is dropped, never copied back.
 //
 //   ChunkManager chunks(layout, /*moments=*/2, device, host, transfers);
 //   chunks.place(plan.resident);
@@ -58,16 +59,18 @@ class ChunkManager {
   const ChunkLayout& layout() const { return layout_; }
   int moments() const { return moments_; }
 
-  // A chunk's part of a list at its home, in the memory space of the home.
+  // A chunk's part of a list at its home, in the memory space of the home: fp32, but for weights
+  // that are split, of which these are the high halves, bf16, and low() the others, int16.
   TensorView whole(ChunkList list, int chunk) const;
+  TensorView low(int chunk) const;
   // Where the gradients of a streamed chunk wait on the host.
   TensorView waiting_gradient(int chunk) const;
 
   ChunkPin pin(int chunk);
   int pins(int chunk) const { return home(chunk).pins; }
 
-  // Reads or writes a tensor, elements in order, wherever it is; through copies where it is on the
-  // device. Blocks of up to kBlock elements.
+  // Reads or writes a tensor in fp32, elements in order, wherever it is, in blocks of up to kBlock
+  // elements.
   static constexpr int64_t kBlock = int64_t{1} << 20;
   using Sink = std::function<void(const float* data, int64_t count)>;
   using Source = std::function<void(float* destination, int64_t first, int64_t count)>;
@@ -83,10 +86,11 @@ class ChunkManager {
   };
   const Home& home(int chunk) const { return homes_[static_cast<size_t>(chunk)]; }
   const ChunkShape& shape(int chunk) const { return layout_.chunks[static_cast<size_t>(chunk)]; }
-  int64_t list_bytes(int chunk) const;
   BytesByKind bytes_of(int chunk, bool on_device) const;
   Buffer allocate(int chunk, bool on_device);
   void move(int chunk, bool to_device);
+  void copy_out(const TensorView& from, int64_t first, int64_t count, void* to) const;
+  void copy_in(const TensorView& to, int64_t first, int64_t count, const void* from);
 
   const ChunkLayout& layout_;
   const int moments_;

@@ -55,8 +55,17 @@ void derive_backward(std::vector<Value>& values, std::vector<Node>& nodes, bool 
 // Backward nodes take it over from their forward ones.
 void round_products(std::vector<Node>& nodes) {
   for (Node& node : nodes) {
-    if (auto* linear = std::get_if<LinearParams>(&node.params)) linear->bf16 = true;
-    if (auto* head = std::get_if<HeadParams>(&node.params)) head->bf16 = true;
+    if (auto* linear = std::get_if<LinearParams>(&node.params)) {
+      linear->bf16 = linear->bf16_weight = true;
+    }
+    if (auto* head = std::get_if<HeadParams>(&node.params)) head->bf16 = head->bf16_weight = true;
+  }
+}
+
+// What products and embeddings read; norm weights and biases are small, and stay as they are.
+void round_weights(std::vector<Value>& values) {
+  for (Value& value : values) {
+    if (value.kind == ValueKind::kWeight && value.shape.rank() > 1) value.dtype = DType::kBFloat16;
   }
 }
 
@@ -91,6 +100,7 @@ Program compile(const Graph& graph, const CompileOptions& options) {
   Program program;
   program.training = options.training;
   program.values = std::move(values);
+  if (options.bf16) round_weights(program.values);  // after the gradients, which stay fp32
   mark_saved(program.values, nodes);
   for (Node& node : nodes) {
     Step step;

@@ -51,7 +51,9 @@ struct CompileOptions {
   std::function<bool(const std::string& weight)> frozen;  // empty: none is
   // Bytes of workspace that a call needs; the runtime passes ops::workspace_bytes.
   std::function<int64_t(OpKind, const OpParams&, const std::vector<Value>& inputs)> workspace;
-  bool bf16 = false;  // matrix products of rounded operands, where a backend has them
+  // Matrices and tables are stored in bf16, and products round their other operand to it; gradients
+  // and all else stay fp32.
+  bool bf16 = false;
   bool fuse = true;
   bool in_place = true;
   bool remake = true;

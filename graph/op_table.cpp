@@ -241,7 +241,7 @@ Outputs head_outputs(const OpParams&, const Values& in) {
 Outputs head_train_outputs(const OpParams& params, const Values& in) {
   Outputs outputs = head_outputs(params, in);
   outputs.push_back(like(in[0]));
-  if (get<HeadParams>(params).weight_gradient) outputs.push_back(like(in[1]));
+  if (get<HeadParams>(params).weight_gradient) outputs.push_back(fp32(in[1].shape));
   return outputs;
 }
 

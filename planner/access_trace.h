@@ -30,13 +30,14 @@ struct OpRun {
 struct TraceChunk {
   int64_t weight_bytes = 0;
   int64_t gradient_bytes = 0;   // 0: frozen
-  int64_t optimizer_bytes = 0;  // m and v
+  int64_t optimizer_bytes = 0;  // m and v, and the low half of split weights
   // Ops that read the weights; the runs of ops between whose ends the gradient is made or added to:
   // the first run begins it, the next ones (of later micro-batches, or of a tied weight's other
   // use) go on with it, and after the last it is complete.
   std::vector<int> reads;
   std::vector<OpRun> writes;
-  // The gradient may take the place of the weights: none is read after the first gradient is made.
+  // The gradient may take the place of the weights: both are of one width, and none is read after
+  // the first gradient is made.
   bool in_place = false;
   double device_step_seconds = 0;
   double host_step_seconds = 0;

@@ -14,8 +14,9 @@ namespace {
 constexpr int64_t kLargeEnough = int64_t{4} << 20;
 constexpr int64_t kFewestChunks = 32;
 
-int64_t aligned(int64_t elements) {
-  return (elements + kPieceAlignment - 1) / kPieceAlignment * kPieceAlignment;
+int64_t aligned(int64_t elements, bool split) {
+  const int64_t unit = split ? kSplitPieceAlignment : kPieceAlignment;
+  return (elements + unit - 1) / unit * unit;
 }
 
 int64_t elements_of(const LayoutTensor& tensor) { return tensor.rows * tensor.row_elements; }
@@ -34,14 +35,14 @@ ChunkLayout fill(const std::vector<LayoutTensor>& tensors, int64_t capacity) {
   ChunkLayout layout;
   layout.capacity = capacity;
   layout.pieces.resize(tensors.size());
-  std::array<int, 8> open;
+  std::array<int, 12> open;
   open.fill(-1);
   for (size_t i = 0; i < tensors.size(); ++i) {
     const LayoutTensor& tensor = tensors[i];
     const int64_t block = block_rows_of(tensor, capacity);
     layout.block_rows.push_back(block);
     const size_t kind = tensor.table ? 2 : is_vector(tensor) ? 1 : 0;
-    int& current = open[kind * 2 + (tensor.trained ? 1 : 0)];
+    int& current = open[kind * 4 + (tensor.trained ? 2 : 0) + (tensor.split ? 1 : 0)];
     for (int64_t row = 0; row < tensor.rows; row += block) {
       const int64_t rows = std::min(block, tensor.rows - row);
       const int64_t elements = rows * tensor.row_elements;
@@ -50,11 +51,12 @@ ChunkLayout fill(const std::vector<LayoutTensor>& tensors, int64_t capacity) {
         current = static_cast<int>(layout.chunks.size());
         layout.chunks.push_back({});
         layout.chunks.back().trained = tensor.trained;
+        layout.chunks.back().split = tensor.split;
       }
       ChunkShape& chunk = layout.chunks[static_cast<size_t>(current)];
       layout.pieces[i].push_back({current, static_cast<int>(chunk.pieces.size())});
       chunk.pieces.push_back({static_cast<int>(i), row, rows, chunk.elements, elements});
-      chunk.elements = aligned(chunk.elements + elements);
+      chunk.elements = aligned(chunk.elements + elements, chunk.split);
     }
   }
   return layout;
@@ -76,7 +78,8 @@ std::set<int64_t> candidates(const std::vector<LayoutTensor>& tensors) {
   int64_t all = 0;
   for (const LayoutTensor& tensor : tensors) {
     all += elements_of(tensor);
-    largest = std::max(largest, aligned(tensor.table ? tensor.row_elements : elements_of(tensor)));
+    largest = std::max(
+        largest, aligned(tensor.table ? tensor.row_elements : elements_of(tensor), tensor.split));
   }
   const int64_t most = std::max(largest, std::min(kLargeEnough, all / kFewestChunks));
   std::set<int64_t> found{largest};
@@ -87,7 +90,7 @@ std::set<int64_t> candidates(const std::vector<LayoutTensor>& tensors) {
     int64_t sum = 0;
     for (size_t i = start; i < tensors.size(); ++i) {
       if (tensors[i].table || is_vector(tensors[i])) continue;
-      sum += aligned(elements_of(tensors[i]));
+      sum += aligned(elements_of(tensors[i]), tensors[i].split);
       if (sum > most) break;
       if (sum >= largest) found.insert(sum);
     }

@@ -3,10 +3,10 @@
 //
 // Chunks are filled in the order of first use. Matrices, tables (whose ops take them in blocks of
 // whole rows) and vectors (norm weights, biases: small, and needed all the time) fill chunks of
-// their own, and so do frozen tensors. A chunk takes the memory of what it holds; the capacity,
-// chosen for the least unused, limits how much that is. The layout depends on the tensors alone,
-// never on budgets: blocks of rows decide how sums over a table are cut, so results depend on them.
-// Pure.
+// their own, and so do frozen tensors, and those whose weights are split. A chunk takes the memory
+// of what it holds; the capacity, chosen for the least unused, limits how much that is. The layout
+// depends on the tensors alone, never on budgets: blocks of rows decide how sums over a table are
+// cut, so results depend on them. Pure.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,7 @@ struct LayoutTensor {
   int64_t row_elements = 0;
   bool table = false;  // its ops take it in blocks of whole rows
   bool trained = true;
+  bool split = false;  // its weights are kept as hi and lo (core/split_master.h)
 };
 
 // Rows [first_row, first_row + rows) of a tensor, at an offset in elements in its chunk.
@@ -33,8 +34,15 @@ struct ChunkPiece {
 
 struct ChunkShape {
   std::vector<ChunkPiece> pieces;
-  int64_t elements = 0;  // to the end of the last piece, in whole lines of 64 bytes of fp32
+  int64_t elements = 0;  // to the end of the last piece, in whole lines of 64 bytes
   bool trained = true;
+  bool split = false;
+
+  // Of one list: gradients, moments, or fp32 weights.
+  int64_t list_bytes() const { return elements * 4; }
+  // What ops read of the weights, and what only the optimizer needs of them.
+  int64_t weight_bytes() const { return split ? elements * 2 : list_bytes(); }
+  int64_t low_bytes() const { return list_bytes() - weight_bytes(); }
 };
 
 // Where one piece is.
@@ -56,8 +64,9 @@ struct ChunkLayout {
   }
 };
 
-// Elements to which pieces are aligned.
+// Elements to which pieces are aligned: 64 bytes of fp32, and of bf16.
 constexpr int64_t kPieceAlignment = 16;
+constexpr int64_t kSplitPieceAlignment = 32;
 
 ChunkLayout layout_chunks(const std::vector<LayoutTensor>& tensors);
 

@@ -10,11 +10,11 @@
 namespace hetmem {
 namespace {
 
-constexpr int64_t kFloatBytes = sizeof(float);
 constexpr int64_t kDoubleBytes = sizeof(double);
 
 TensorView slice(const TensorView& list, const ChunkPiece& piece) {
-  return {list.as<float>() + piece.offset, DType::kFloat32, Shape{piece.elements}, list.space};
+  return {static_cast<char*>(list.data) + piece.offset * size_of(list.dtype), list.dtype,
+          Shape{piece.elements}, list.space};
 }
 
 }  // namespace
@@ -110,13 +110,16 @@ const Residency& StepExecutor::residency_of(int chunk, int op, bool gradient) co
 
 TensorView StepExecutor::piece_view(int op, const PieceOf& piece, const Shape& shape,
                                     bool gradient) const {
-  const int64_t offset = chunks_.layout().piece(piece).offset * kFloatBytes;
+  const ChunkLayout& layout = chunks_.layout();
+  const bool split = !gradient && layout.chunks[static_cast<size_t>(piece.chunk)].split;
+  const DType dtype = split ? DType::kBFloat16 : DType::kFloat32;
+  const int64_t offset = layout.piece(piece).offset * size_of(dtype);
   if (!gradient && plan_.resident[static_cast<size_t>(piece.chunk)]) {
     HETMEM_ASSERT(chunks_.resident(piece.chunk));
     const TensorView list = chunks_.whole(ChunkList::kWeights, piece.chunk);
-    return {static_cast<char*>(list.data) + offset, DType::kFloat32, shape, list.space};
+    return {static_cast<char*>(list.data) + offset, dtype, shape, list.space};
   }
-  return pool_view(residency_of(piece.chunk, op, gradient).offset + offset, DType::kFloat32, shape);
+  return pool_view(residency_of(piece.chunk, op, gradient).offset + offset, dtype, shape);
 }
 
 TensorView StepExecutor::operand(int op, ValueId id, bool written) const {
@@ -208,6 +211,7 @@ StepExecutor::Command StepExecutor::bind_update(int chunk) const {
     PieceState state;
     state.tensor = piece.tensor;
     state.weight = slice(chunks_.whole(ChunkList::kWeights, chunk), piece);
+    if (shape.split) state.low = slice(chunks_.low(chunk), piece);
     state.gradient = slice(gradient, piece);
     state.first_moment = slice(chunks_.whole(ChunkList::kFirstMoment, chunk), piece);
     if (chunks_.moments() > 1) {

@@ -37,6 +37,7 @@ struct Lanes {
 struct PieceState {
   int tensor = 0;  // by Program::weights
   TensorView weight;
+  TensorView low;  // the other half of a weight that is split, else empty
   TensorView gradient;
   TensorView first_moment;
   TensorView second_moment;  // empty where the optimizer keeps one

@@ -10,7 +10,8 @@
 namespace hetmem {
 namespace {
 
-// What an optimizer step reads and writes of each byte of weights: w, m and v both ways, g once.
+// What an optimizer step reads and writes of each byte of master weights: w, m and v both ways, g
+// once.
 constexpr double kStepBytes = 7;
 constexpr int64_t kFixedAlignment = 64;
 
@@ -237,12 +238,13 @@ class Tracer {
     auto& chunks = result_.access.chunks;
     for (const ChunkShape& shape : layout_.chunks) {
       TraceChunk chunk;
-      chunk.weight_bytes = shape.elements * 4;
+      chunk.weight_bytes = shape.weight_bytes();
+      chunk.optimizer_bytes = shape.low_bytes();
       // Optimizer state is there during evaluation, too.
-      if (shape.trained) chunk.optimizer_bytes = chunk.weight_bytes * options_.moments;
+      if (shape.trained) chunk.optimizer_bytes += shape.list_bytes() * options_.moments;
       if (program_.training && shape.trained) {
-        chunk.gradient_bytes = chunk.weight_bytes;
-        const double moved = kStepBytes * static_cast<double>(chunk.weight_bytes);
+        chunk.gradient_bytes = shape.list_bytes();
+        const double moved = kStepBytes * static_cast<double>(shape.list_bytes());
         chunk.device_step_seconds = moved / rates_.memory_bandwidth;
         chunk.host_step_seconds =
             moved / (rates_.host_bandwidth > 0 ? rates_.host_bandwidth : rates_.memory_bandwidth);
@@ -282,7 +284,9 @@ class Tracer {
         }
       });
     }
-    for (TraceChunk& chunk : chunks) chunk.in_place = chunk.trained() && !chunk.writes.empty();
+    for (TraceChunk& chunk : chunks) {
+      chunk.in_place = chunk.gradient_bytes == chunk.weight_bytes && !chunk.writes.empty();
+    }
     for (const auto& [where, use] : uses) {
       const bool after =
           use.first_write > use.last_read || (use.first_write == use.last_read && use.head);
@@ -379,11 +383,12 @@ ChunkLayout layout_of(const Program& program) {
   }
   std::vector<LayoutTensor> tensors;
   for (size_t i = 0; i < program.weights.size(); ++i) {
-    const Shape& shape = program.value(program.weights[i]).shape;
+    const Value& value = program.value(program.weights[i]);
+    const Shape& shape = value.shape;
     const bool vector = shape.rank() < 2;
     tensors.push_back({vector ? 1 : shape.rows(), vector ? shape.elements() : shape[-1],
-                       table[i] && !other[i],
-                       !program.training || program.gradients[i] != kNoValue});
+                       table[i] && !other[i], !program.training || program.gradients[i] != kNoValue,
+                       value.dtype == DType::kBFloat16});
   }
   return layout_chunks(tensors);
 }

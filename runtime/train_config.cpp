@@ -205,19 +205,10 @@ void check_together(const TrainConfig& config) {
         ErrorKind::kBadInput,
         "--min-lr-ratio belongs to the schedules cosine and wsd; choose one or leave it out");
   }
-  const bool cuda = device_of(config).kind == DeviceKind::kCuda;
   const std::string& dtype = config.compute_dtype;
   if (dtype != "auto" && dtype != "fp32" && dtype != "bf16") {
     throw Error(ErrorKind::kBadInput,
                 "--compute-dtype " + dtype + " is none of auto, fp32 and bf16");
-  }
-  if (dtype == "bf16" && cuda) {
-    throw Error(ErrorKind::kBadInput, "--compute-dtype bf16 on --device " + config.device +
-                                          " is not in this version; give auto or fp32");
-  }
-  if (dtype == "bf16" && !ops::has_native_bf16()) {
-    throw Error(ErrorKind::kBadInput,
-                "--compute-dtype bf16 needs a processor with AVX-512 BF16; give auto or fp32");
   }
 }
 

@@ -255,7 +255,7 @@ PieceStep Trainer::State::optimizer_step(double learning_rate, double gradient_s
     return [sgd, decay](Stream& stream, const PieceState& piece) {
       ops::SgdStep step = sgd;
       step.weight_decay = decay(piece);
-      ops::sgd_step(stream, step, piece.weight, piece.gradient, piece.first_moment);
+      ops::sgd_step(stream, step, piece.weight, piece.gradient, piece.first_moment, piece.low);
     };
   }
   ops::AdamWStep adam;
@@ -271,7 +271,7 @@ PieceStep Trainer::State::optimizer_step(double learning_rate, double gradient_s
     ops::AdamWStep step = adam;
     step.weight_decay = decay(piece);
     ops::adamw_step(stream, step, piece.weight, piece.gradient, piece.first_moment,
-                    piece.second_moment);
+                    piece.second_moment, piece.low);
   };
 }
 

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <vector>
 
+#include "core/dtype.h"
 #include "core/error.h"
+#include "core/split_master.h"
 #include "device/cpu/memory_guard.h"
 #include "device/thread_pool.h"
 #include "tests/gpu.h"
@@ -17,18 +20,23 @@ namespace {
 constexpr int64_t kFloat = sizeof(float);
 constexpr size_t kLists = 3;  // weights and two moments
 
-// Two matrices, a table in several pieces, vectors, one of them frozen.
+// Two matrices, a table in several pieces, vectors, one of them frozen; then matrices and a table
+// whose weights are split, one of them frozen.
 ChunkLayout small_layout() {
   return layout_chunks({{16, 32, false, true},
                         {20, 24, false, true},
                         {50, 32, true, true},
                         {1, 40, false, true},
-                        {1, 24, false, false}});
+                        {1, 24, false, false},
+                        {24, 20, false, true, true},
+                        {50, 32, true, true, true},
+                        {16, 24, false, false, true}});
 }
 
+// Values that no bf16 holds, and whose low halves have both signs.
 float value_of(size_t list, int tensor, int64_t element) {
   return static_cast<float>(list * 100000 + static_cast<size_t>(tensor) * 10000) +
-         static_cast<float>(element);
+         static_cast<float>(element) + 0.25F;
 }
 
 // Chunks over two tiers with just the budgets that are asked for.
@@ -109,6 +117,36 @@ TEST(ChunkManager, TheLayoutHasWhatTheTestsAreAbout) {
   EXPECT_FALSE(layout.chunks[static_cast<size_t>(layout.pieces[4][0].chunk)].trained);
 }
 
+// The high halves are what products read: the nearest bf16.
+TEST(ChunkManager, SplitWeightsAreNearestInTheirHighHalves) {
+  Machine machine;
+  machine.chunks.place(machine.all(false));
+  machine.fill();
+  int seen = 0;
+  for (int c = 0; c < machine.count(); ++c) {
+    const ChunkShape& shape = machine.layout.chunks[static_cast<size_t>(c)];
+    const TensorView weights = machine.chunks.whole(ChunkList::kWeights, c);
+    EXPECT_EQ(weights.dtype, shape.split ? DType::kBFloat16 : DType::kFloat32);
+    if (!shape.split) continue;
+    for (const ChunkPiece& piece : shape.pieces) {
+      const auto& row_pieces = machine.layout.pieces[static_cast<size_t>(piece.tensor)];
+      int64_t before = 0;
+      for (const PieceOf& at : row_pieces) {
+        if (machine.layout.piece(at).first_row < piece.first_row) {
+          before += machine.layout.piece(at).elements;
+        }
+      }
+      for (int64_t i = 0; i < piece.elements; ++i, ++seen) {
+        const float value = value_of(0, piece.tensor, before + i);
+        const float high = float_from_bf16(weights.as<uint16_t>()[piece.offset + i]);
+        const float next = float_from_bf16(weights.as<uint16_t>()[piece.offset + i] + 1U);
+        EXPECT_LE(std::abs(high - value), (next - high) / 2) << value;
+      }
+    }
+  }
+  EXPECT_EQ(seen, 24 * 20 + 50 * 32 + 16 * 24);
+}
+
 TEST(ChunkManager, EveryByteIsReservedWhereTheChunkIs) {
   Machine machine;
   machine.chunks.place(machine.only(1));
@@ -133,7 +171,11 @@ TEST(ChunkManager, ListsHaveTheSameTensorsAtTheSamePlace) {
     const TensorView weights = machine.chunks.whole(ChunkList::kWeights, c);
     const TensorView second = machine.chunks.whole(ChunkList::kSecondMoment, c);
     for (const ChunkPiece& piece : shape.pieces) {
-      EXPECT_EQ(second.as<float>()[piece.offset] - weights.as<float>()[piece.offset], 200000.0F);
+      const float weight = shape.split
+                               ? join_master(weights.as<uint16_t>()[piece.offset],
+                                             machine.chunks.low(c).as<int16_t>()[piece.offset])
+                               : weights.as<float>()[piece.offset];
+      EXPECT_EQ(second.as<float>()[piece.offset] - weight, 200000.0F);
     }
   }
 }

@@ -90,6 +90,30 @@ TEST(StepBits, FrozenWeightsAndSgd) {
   }
 }
 
+class SplitMasters : public testing::TestWithParam<std::string> {};
+
+TEST_P(SplitMasters, NoBitDependsOnBudgetPrefetchOrThreads) {
+  const ModelFolder folder(tiny_model(GetParam()));
+  for (const OptimizerKind optimizer : {OptimizerKind::kAdamW, OptimizerKind::kSgd}) {
+    TrainConfig config = tiny_config(folder);
+    config.compute_dtype = "bf16";
+    config.optimizer = optimizer;
+    config.gradient_accumulation_steps = 2;
+    const Outcome expected = train(config, kSteps);
+    ASSERT_NE(expected.losses.front(), expected.losses.back());
+    config.prefetch = false;
+    for (const int64_t budget : device_budgets(config, 4)) {
+      config.device_memory = budget;
+      config.threads = 1 + config.threads % 3;
+      EXPECT_TRUE(train(config, kSteps) == expected) << "device budget " << budget;
+      config.prefetch = true;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(StepBits, SplitMasters, testing::Values("gpt2", "llama", "qwen3_tied"),
+                         [](const auto& model) { return model.param; });
+
 TEST(StepBits, TwoTrainersInOneProcess) {
   const ModelFolder llama(tiny_model("llama"));
   const ModelFolder gpt2(tiny_model("gpt2"));

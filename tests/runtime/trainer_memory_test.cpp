@@ -32,9 +32,12 @@ int64_t page_slack(const RunPrograms& programs) {
   return kPage * (static_cast<int64_t>(programs.layout.chunks.size()) + 3);
 }
 
-TEST(TrainerMemory, WhatIsPlannedIsUsedAndMoved) {
+class OfDtype : public testing::TestWithParam<std::string> {};
+
+TEST_P(OfDtype, WhatIsPlannedIsUsedAndMoved) {
   const ModelFolder folder(kSmall);
   TrainConfig config = tiny_config(folder);
+  config.compute_dtype = GetParam();
   config.batch_size = 2;
   config.sequence_length = 32;
   config.gradient_accumulation_steps = 2;
@@ -65,6 +68,47 @@ TEST(TrainerMemory, WhatIsPlannedIsUsedAndMoved) {
     EXPECT_GE(steady, 2) << budget;
   }
 }
+
+// Weights, m and v, over both tiers, and gradients while they live.
+TEST_P(OfDtype, AParameterTakesTwelveBytesAndItsGradientFour) {
+  const ModelFolder folder(kSmall);
+  TrainConfig config = tiny_config(folder);
+  config.compute_dtype = GetParam();
+  const RunPrograms programs(load_model_config(config.model), config, config.sequence_length);
+  int64_t parameters = 0;
+  for (const ValueId id : programs.training.weights) {
+    parameters += programs.training.value(id).shape.elements();
+  }
+  for (const int64_t budget : device_budgets(config, 3)) {
+    config.device_memory = budget;
+    const PlannedStep step = plan_of(config).training;
+    int64_t state = 0;
+    for (const TraceChunk& chunk : step.trace.access.chunks) state += chunk.state_bytes();
+    const TierPlan& host = step.plan.host;
+    EXPECT_GE(state, 12 * parameters);
+    EXPECT_LE(static_cast<double>(state), 12.3 * static_cast<double>(parameters));
+    EXPECT_LE(static_cast<double>(host.by_kind[static_cast<size_t>(MemoryKind::kGradients)]),
+              4.1 * static_cast<double>(parameters));
+  }
+}
+
+// Products that read bf16 have half of the bytes brought.
+TEST(TrainerMemory, SplitWeightsAreBroughtInHalfTheBytes) {
+  const ModelFolder folder(kSmall);
+  const auto brought = [&](const std::string& dtype) {
+    TrainConfig config = tiny_config(folder);
+    config.compute_dtype = dtype;
+    config.device_memory = plan_of(config).smallest_device;
+    const StepTrace trace = plan_of(config).training.trace;
+    int64_t bytes = 0;
+    for (const TraceChunk& chunk : trace.access.chunks) bytes += chunk.weight_bytes;
+    return static_cast<double>(bytes);
+  };
+  EXPECT_NEAR(brought("bf16") / brought("fp32"), 0.5, 0.01);  // vectors stay fp32
+}
+
+INSTANTIATE_TEST_SUITE_P(TrainerMemory, OfDtype, testing::Values("fp32", "bf16"),
+                         [](const auto& dtype) { return dtype.param; });
 
 // Weights that pass all micro-batches at a visit are brought as often as for one. (A table is not:
 // the head takes it for one micro-batch at a time.)
