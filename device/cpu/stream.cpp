@@ -3,13 +3,12 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
-#include <mutex>
 #include <utility>
 
 #include "core/trace.h"
 #include "device/cpu/memory_guard.h"
 #include "device/cpu/streaming_copy.h"
+#include "device/host_event.h"
 #include "device/thread_pool.h"
 #include "device/work_queue.h"
 
@@ -17,28 +16,6 @@ namespace hetmem {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-class CpuEvent final : public Event::State {
- public:
-  bool complete() const override {
-    const std::lock_guard lock(mutex_);
-    return complete_;
-  }
-  void synchronize() const override {
-    std::unique_lock lock(mutex_);
-    signal_.wait(lock, [this] { return complete_; });
-  }
-  void set() {
-    const std::lock_guard lock(mutex_);
-    complete_ = true;
-    signal_.notify_all();
-  }
-
- private:
-  mutable std::mutex mutex_;
-  mutable std::condition_variable signal_;
-  bool complete_ = false;
-};
 
 }  // namespace
 
@@ -96,7 +73,7 @@ void CpuStream::enqueue(std::function<void(ThreadPool&)> work) {
 }
 
 Event CpuStream::record() {
-  auto event = std::make_shared<CpuEvent>();
+  auto event = std::make_shared<HostEvent>();
   state_->queue.push_ordering([event] { event->set(); });
   return Event(event);
 }
