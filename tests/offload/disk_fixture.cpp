@@ -1,0 +1,64 @@
+#include "tests/offload/disk_fixture.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+
+#include "core/philox.h"
+
+namespace hetmem {
+
+namespace fs = std::filesystem;
+
+TemporaryFolder::TemporaryFolder()
+    : path_((fs::temp_directory_path() / "hetmem-offload-XXXXXX").string()) {
+  if (::mkdtemp(path_.data()) == nullptr) throw std::runtime_error("no temporary folder");
+}
+
+TemporaryFolder::~TemporaryFolder() { fs::remove_all(path_); }
+
+std::vector<std::string> TemporaryFolder::entries() const {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(path_)) {
+    names.push_back(entry.path().filename().string());
+  }
+  return names;
+}
+
+std::vector<char> random_payload(int64_t bytes, uint64_t seed) {
+  std::vector<char> payload(static_cast<size_t>(bytes));
+  for (size_t i = 0; i < payload.size(); ++i) {
+    payload[i] = static_cast<char>(philox(seed, 0, i / 16)[i / 4 % 4] >> (8 * (i % 4)));
+  }
+  return payload;
+}
+
+std::vector<char> bytes_on_disk(const std::string& path, int64_t offset, int64_t bytes) {
+  std::vector<char> found(static_cast<size_t>(bytes));
+  std::ifstream file(path, std::ios::binary);
+  file.seekg(offset);
+  file.read(found.data(), bytes);
+  EXPECT_TRUE(file.good()) << path;
+  return found;
+}
+
+void overwrite_on_disk(const std::string& path, int64_t offset, const std::vector<char>& bytes) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(offset);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  file.flush();
+  EXPECT_TRUE(file.good()) << path;
+}
+
+void flip_bit_on_disk(const std::string& path, int64_t bit) {
+  std::vector<char> byte = bytes_on_disk(path, bit / 8, 1);
+  byte[0] = static_cast<char>(byte[0] ^ (1 << bit % 8));
+  overwrite_on_disk(path, bit / 8, byte);
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace hetmem
