@@ -20,6 +20,7 @@ build: packages
 	@cmake --build --preset cpu -j $(JOBS)
 
 bench: build
+	@scripts/install_packages.sh fio
 	@scripts/make_venv.sh test
 	@.venv/bin/python benchmarks/run.py
 	@.venv/bin/python benchmarks/memory.py

@@ -20,9 +20,10 @@ struct BenchOptions {
   std::string model;
   int64_t batch_size = 0;
   int64_t sequence_length = 0;
-  int64_t steps = 5;   // memory: measured ones at a budget
-  int64_t points = 8;  // memory: budgets
-  std::string tune;    // gemm: the file of rules to write
+  int64_t steps = 5;                   // memory: measured ones at a budget
+  int64_t points = 8;                  // memory: budgets
+  std::string tune;                    // gemm: the file of rules to write
+  std::vector<std::string> disk{"."};  // disk: folders
 };
 
 struct BenchResult {
@@ -49,6 +50,8 @@ std::vector<BenchResult> bench_gemm(const BenchOptions& options);
 std::vector<BenchResult> bench_adam(const BenchOptions& options);
 std::vector<BenchResult> bench_step(const BenchOptions& options);
 std::vector<BenchResult> bench_link(const BenchOptions& options);
+// Chunks through the disk tier beside fio with the same blocks, depth and folders.
+std::vector<BenchResult> bench_disk(const BenchOptions& options);
 // Whole steps under device budgets from all that they need down to the smallest, each beside the
 // speed without a limit; `repeats` rounds over all of them.
 std::vector<BenchResult> bench_memory(const BenchOptions& options);

@@ -12,6 +12,7 @@
 #include "device/thread_pool.h"
 #include "device/tier.h"
 #include "graph/compile.h"
+#include "offload/block_device.h"
 #include "ops/ops.h"
 #include "runtime/machine.h"
 #include "runtime/plan_report.h"
@@ -86,6 +87,7 @@ int doctor(bool json, bool measure) {
   const DeviceId device = parse_device("auto");  // what train would use
   const MachineRates rates = measure ? measured_rates(device) : load_rates("", device);
   const GpuList& found = find_gpus();
+  const BlockBackendChoice disk = choose_block_backend();
   if (json) {
     nlohmann::ordered_json gpus = nlohmann::ordered_json::array();
     for (const Gpu& gpu : found.gpus) {
@@ -102,6 +104,8 @@ int doctor(bool json, bool measure) {
                                         {"no_gpu_because", found.reason},
                                         {"device", to_string(device)},
                                         {"available_memory", available_memory()},
+                                        {"disk_backend", name_of(disk.backend)},
+                                        {"no_io_uring_because", disk.reason},
                                         {"rates",
                                          {{"gemm_flops", rates.gemm_flops},
                                           {"bf16_flops", rates.bf16_flops},
@@ -116,6 +120,8 @@ int doctor(bool json, bool measure) {
   fmt::print("kernels        {}{}\n", ops::instruction_set(),
              ops::has_native_bf16() ? ", bf16 in hardware" : "");
   fmt::print("memory         {} available\n", format_byte_size(available_memory()));
+  fmt::print("disk           {}{}\n", name_of(disk.backend),
+             disk.reason.empty() ? "" : " (" + disk.reason + ")");
   if (found.gpus.empty()) fmt::print("GPU            none: {}\n", found.reason);
   for (size_t i = 0; i < found.gpus.size(); ++i) {
     const Gpu& gpu = found.gpus[i];

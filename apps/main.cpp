@@ -148,7 +148,7 @@ CLI::App* add_tokenize(CLI::App& app, TokenizeOptions& options) {
 CLI::App* add_bench(CLI::App& app, std::string& name, BenchOptions& options) {
   CLI::App* command = app.add_subcommand("bench", "measure one thing beside its reference");
   const CLI::Range at_least_one(int64_t{1}, int64_t{1} << 30);
-  command->add_option("name", name, "gemm, adam, step, link or memory")->required();
+  command->add_option("name", name, "gemm, adam, step, link, disk or memory")->required();
   command->add_flag("--json", options.json, "one JSON object");
   command->add_option("--threads", options.threads, "[all]")->type_name("N")->check(at_least_one);
   command
@@ -171,6 +171,11 @@ CLI::App* add_bench(CLI::App& app, std::string& name, BenchOptions& options) {
   command->add_option("--points", options.points, "memory: device budgets that are tried [8]")
       ->type_name("N")
       ->check(CLI::Range(4, 100));
+  command
+      ->add_option("--disk", options.disk,
+                   "disk: folders, used side by side (needs fio) [the current one]")
+      ->type_name("DIR[,DIR...]")
+      ->delimiter(',');
   command->add_option("--tune", options.tune, "gemm: write the best rules to a file")
       ->type_name("FILE");
   add_config_file(*command);

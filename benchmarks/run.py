@@ -1,5 +1,5 @@
 """hetmem beside PyTorch on this machine: whole steps, memory, the optimizer, start-up; its tokenizer
-beside Hugging Face's. Both sides run in turns, the best of several counts; the result goes to
+beside Hugging Face's, its disk tier beside fio. Both sides run in turns, the best of several counts; the result goes to
 benchmarks/results/ as JSON.
 
     .venv/bin/python benchmarks/run.py [--rounds N] [--out FILE] [--only PART...]
@@ -173,6 +173,13 @@ def bench_adam(rounds):
     return results
 
 
+def bench_disk(rounds):
+    """In the folder from which this is run: temporary folders may be in memory."""
+    return [result_of(*(entry[key] for key in ("name", "value", "unit", "reference",
+                                               "reference_value", "ratio", "parameters")))
+            for entry in bench("disk", "--repeats", rounds)["results"]]
+
+
 def bench_start(smollm2):
     """Seconds from the start of `hetmem train` to the beginning of its first step."""
     results = []
@@ -247,6 +254,7 @@ def main():
     parts |= {
         "bound": lambda: bench_bound(options.rounds),
         "adam": lambda: bench_adam(options.rounds),
+        "disk": lambda: bench_disk(options.rounds),
         "start": lambda: bench_start(SMOLLM2),
         "tokenizer": lambda: bench_tokenizer(options.rounds),
     }

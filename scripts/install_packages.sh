@@ -1,10 +1,12 @@
 #!/bin/sh
-# Installs the Debian/Ubuntu packages that hetmem is built and checked with; says which. Without
-# root and with packages missing, prints the line to paste and exits 1.
+# Installs the Debian/Ubuntu packages that hetmem is built and checked with, and those that are named
+# (`scripts/install_packages.sh fio`); says which. Without root and with packages missing, prints the
+# line to paste and exits 1.
 set -eu
 packages="g++ cmake ninja-build ccache pkg-config git libdnnl-dev libopenblas-openmp-dev
   libgtest-dev libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libfmt-dev libxxhash-dev
-  libpcre2-dev libutf8proc-dev liburing-dev libssl-dev clang clang-format clang-tidy libclang-rt-14-dev libomp-dev"
+  libpcre2-dev libutf8proc-dev liburing-dev libssl-dev clang clang-format clang-tidy
+  libclang-rt-14-dev libomp-dev $*"
 # A Python that can make virtual environments and compile against itself (torch.compile does, in the
 # benchmarks) needs no package for it.
 python3 -c 'import ensurepip, os, sysconfig, venv

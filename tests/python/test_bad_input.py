@@ -255,3 +255,9 @@ def test_usage(words):
     done = hetmem(*words)
     assert done.returncode == 2 and done.stderr.startswith("hetmem: error: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_bench_disk_needs_folders(tmp_path):
+    done = hetmem("bench", "disk", "--disk", f"{tmp_path},{tmp_path / 'none'}")
+    assert done.returncode == 2 and f"--disk {tmp_path / 'none'} is not a folder" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -280,5 +280,8 @@ def test_quick_commands_are_quick(models):
     assert done.returncode == 0
     doctor = json.loads(hetmem("doctor", "--json").stdout)
     assert doctor["threads"] >= 1 and doctor["instruction_set"] in ("avx2", "avx512")
+    assert (doctor["disk_backend"], doctor["no_io_uring_because"] == "") in (("io_uring", True),
+                                                                             ("threads", False))
+    assert f"disk           {doctor['disk_backend']}" in hetmem("doctor").stdout
     assert "compiler" in hetmem("--version").stdout
     assert hetmem("train", "--help").returncode == 0
