@@ -18,8 +18,6 @@
 #include "io/file.h"
 #include "offload/disk_tier.h"
 
-extern char** environ;
-
 namespace hetmem::apps {
 namespace {
 
