@@ -27,7 +27,7 @@ bool has_trailer(const DiskTransfer& transfer, int64_t begin, int64_t bytes) {
 void DiskTransfer::wait() const {
   std::unique_lock lock(mutex_);
   signal_.wait(lock, [this] { return done_; });
-  if (failure_) std::rethrow_exception(failure_);
+  if (failure_) throw Error(failure_->kind, failure_->text);
 }
 
 bool DiskTransfer::done() const {
@@ -97,10 +97,9 @@ void DiskLane::feed() {
                     std::min(piece_bytes_, transfer.stored_bytes - transfer.fed_)};
   try {
     if (writes(transfer)) fill(piece);
-  } catch (...) {
-    const std::shared_ptr<DiskTransfer> failed = feeding_;
-    fail(*failed, std::current_exception());
-    finish_if_last(*failed);
+  } catch (const std::exception& failure) {
+    fail(transfer, failure);
+    finish_if_last(transfer);  // `piece` holds it
     return;
   }
   device_->start(piece.index,
@@ -125,15 +124,16 @@ void DiskLane::retire() {
       check(piece, moved);
       if (!writes(transfer)) drain(piece);
     }
-  } catch (...) {
-    fail(transfer, std::current_exception());
+  } catch (const std::exception& failure) {
+    fail(transfer, failure);
   }
   finish_if_last(transfer);
 }
 
 // The rest of a transfer that failed is not started.
-void DiskLane::fail(DiskTransfer& transfer, std::exception_ptr failure) {
-  transfer.failure_ = std::move(failure);
+void DiskLane::fail(DiskTransfer& transfer, const std::exception& failure) {
+  const auto* error = dynamic_cast<const Error*>(&failure);
+  transfer.failure_ = {error != nullptr ? error->kind() : ErrorKind::kInternal, failure.what()};
   if (feeding_.get() == &transfer) feeding_ = nullptr;
 }
 

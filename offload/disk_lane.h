@@ -13,9 +13,11 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
+#include "core/error.h"
 #include "offload/block_device.h"
 #include "offload/payload_seal.h"
 
@@ -33,7 +35,7 @@ class DiskTransfer {
   std::unique_ptr<PayloadSeal> seal;
   std::shared_ptr<void> claim;  // on the slot; given up before the transfer is seen to be done
 
-  // Blocks until it is done; rethrows its error.
+  // Blocks until it is done. Throws Error where it failed, each time.
   void wait() const;
   bool done() const;
 
@@ -42,7 +44,12 @@ class DiskTransfer {
   void finish();
   int64_t fed_ = 0;        // bytes of its pieces that were started
   int64_t under_way_ = 0;  // pieces
-  std::exception_ptr failure_;
+  // Kept as text: an exception that two threads hold may end in either.
+  struct Failure {
+    ErrorKind kind;
+    std::string text;
+  };
+  std::optional<Failure> failure_;
   mutable std::mutex mutex_;
   mutable std::condition_variable signal_;
   bool done_ = false;
@@ -76,7 +83,7 @@ class DiskLane {
   void drain(const Piece& piece) const;
   void check(const Piece& piece, int64_t moved) const;
   char* staging_of(const Piece& piece) const { return staging_ + piece.index * piece_bytes_; }
-  void fail(DiskTransfer& transfer, std::exception_ptr failure);
+  void fail(DiskTransfer& transfer, const std::exception& failure);
   void finish_if_last(DiskTransfer& transfer) const;
 
   const BlockFile& file_;

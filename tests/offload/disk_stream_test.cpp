@@ -123,11 +123,12 @@ TEST(DiskStream, AnErrorStopsItAndIsRethrown) {
   machine.writes->write(good, data.data(), 0);
   machine.writes->synchronize();
   machine.reads->read(never_written, back.data(), 0);
-  machine.reads->wait(machine.reads->record());  // what is started before is not stopped
+  machine.reads->record().synchronize();  // what was started before that would not be stopped
   back.assign(kBytes, 9);
   machine.reads->read(good, back.data(), 0);
   const Event after = machine.reads->record();
   after.synchronize();  // events complete all the same
+  EXPECT_EQ(back, std::vector<char>(kBytes, 9));
   const std::string message = error_of(ErrorKind::kStorage, [&] { machine.reads->synchronize(); });
   EXPECT_TRUE(contains(message, "chunk bad")) << message;
   machine.reads->synchronize();  // once

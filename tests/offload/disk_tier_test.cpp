@@ -434,6 +434,7 @@ TEST(DiskTier, AFailedRequestFailsItsTransferAlone) {
         }
         const std::string message = error_of(ErrorKind::kStorage, [&] { first.wait(); });
         EXPECT_TRUE(contains(message, fault.text)) << message;
+        EXPECT_EQ(error_of(ErrorKind::kStorage, [&] { first.wait(); }), message);  // and again
         EXPECT_TRUE(contains(message, reading ? "read chunk bad from" : "write chunk bad to"));
         second.wait();
         disk.read(good, back.data(), 0).wait();
