@@ -152,10 +152,28 @@ void ChunkManager::copy_in(const TensorView& to, int64_t first, int64_t count, c
   }
 }
 
-void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
-  std::vector<float> block(static_cast<size_t>(kBlock));
+void ChunkManager::read_halves(int chunk, int64_t first, int64_t count, float* to) const {
+  std::vector<uint16_t> high(static_cast<size_t>(count));
+  std::vector<int16_t> lower(static_cast<size_t>(count));
+  copy_out(whole(ChunkList::kWeights, chunk), first, count, high.data());
+  copy_out(low(chunk), first, count, lower.data());
+  for (size_t i = 0; i < high.size(); ++i) to[i] = join_master(high[i], lower[i]);
+}
+
+void ChunkManager::write_halves(int chunk, int64_t first, int64_t count, const float* from) {
   std::vector<uint16_t> high;
   std::vector<int16_t> lower;
+  for (int64_t i = 0; i < count; ++i) {
+    const SplitMaster halves = split_master(from[i]);
+    high.push_back(halves.hi);
+    lower.push_back(halves.lo);
+  }
+  copy_in(whole(ChunkList::kWeights, chunk), first, count, high.data());
+  copy_in(low(chunk), first, count, lower.data());
+}
+
+void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
+  std::vector<float> block;
   for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {
     const ChunkPin pinned = pin(at.chunk);
     const ChunkPiece& piece = layout_.piece(at);
@@ -163,14 +181,13 @@ void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
     const bool split = from.dtype == DType::kBFloat16;
     for (int64_t first = 0; first < piece.elements; first += kBlock) {
       const int64_t count = std::min(kBlock, piece.elements - first);
+      if (!split && from.space == MemorySpace::kHost) {
+        sink(from.as<float>() + piece.offset + first, count);
+        continue;
+      }
+      block.resize(static_cast<size_t>(kBlock));
       if (split) {
-        high.resize(static_cast<size_t>(kBlock));
-        lower.resize(static_cast<size_t>(kBlock));
-        copy_out(from, piece.offset + first, count, high.data());
-        copy_out(low(at.chunk), piece.offset + first, count, lower.data());
-        for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-          block[i] = join_master(high[i], lower[i]);
-        }
+        read_halves(at.chunk, piece.offset + first, count, block.data());
       } else {
         copy_out(from, piece.offset + first, count, block.data());
       }
@@ -180,9 +197,7 @@ void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
 }
 
 void ChunkManager::write(ChunkList list, int tensor, const Source& source) {
-  std::vector<float> block(static_cast<size_t>(kBlock));
-  std::vector<uint16_t> high;
-  std::vector<int16_t> lower;
+  std::vector<float> block;
   int64_t done = 0;
   for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {
     const ChunkPin pinned = pin(at.chunk);
@@ -191,21 +206,18 @@ void ChunkManager::write(ChunkList list, int tensor, const Source& source) {
     const bool split = to.dtype == DType::kBFloat16;
     for (int64_t first = 0; first < piece.elements; first += kBlock) {
       const int64_t count = std::min(kBlock, piece.elements - first);
-      source(block.data(), done, count);
+      if (!split && to.space == MemorySpace::kHost) {
+        source(to.as<float>() + piece.offset + first, done, count);
+      } else {
+        block.resize(static_cast<size_t>(kBlock));
+        source(block.data(), done, count);
+        if (split) {
+          write_halves(at.chunk, piece.offset + first, count, block.data());
+        } else {
+          copy_in(to, piece.offset + first, count, block.data());
+        }
+      }
       done += count;
-      if (!split) {
-        copy_in(to, piece.offset + first, count, block.data());
-        continue;
-      }
-      high.resize(static_cast<size_t>(kBlock));
-      lower.resize(static_cast<size_t>(kBlock));
-      for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-        const SplitMaster halves = split_master(block[i]);
-        high[i] = halves.hi;
-        lower[i] = halves.lo;
-      }
-      copy_in(to, piece.offset + first, count, high.data());
-      copy_in(low(at.chunk), piece.offset + first, count, lower.data());
     }
   }
 }

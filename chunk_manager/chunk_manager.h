@@ -89,6 +89,9 @@ class ChunkManager {
   BytesByKind bytes_of(int chunk, bool on_device) const;
   Buffer allocate(int chunk, bool on_device);
   void move(int chunk, bool to_device);
+  // The weights of a chunk that is split, in fp32.
+  void read_halves(int chunk, int64_t first, int64_t count, float* to) const;
+  void write_halves(int chunk, int64_t first, int64_t count, const float* from);
   void copy_out(const TensorView& from, int64_t first, int64_t count, void* to) const;
   void copy_in(const TensorView& to, int64_t first, int64_t count, const void* from);
 
