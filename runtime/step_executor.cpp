@@ -108,12 +108,9 @@ const Residency& StepExecutor::residency_of(int chunk, int op, bool gradient) co
                                         " nowhere at op " + std::to_string(op));
 }
 
-TensorView StepExecutor::piece_view(int op, const PieceOf& piece, const Shape& shape,
+TensorView StepExecutor::piece_view(int op, const PieceOf& piece, DType dtype, const Shape& shape,
                                     bool gradient) const {
-  const ChunkLayout& layout = chunks_.layout();
-  const bool split = !gradient && layout.chunks[static_cast<size_t>(piece.chunk)].split;
-  const DType dtype = split ? DType::kBFloat16 : DType::kFloat32;
-  const int64_t offset = layout.piece(piece).offset * size_of(dtype);
+  const int64_t offset = chunks_.layout().piece(piece).offset * size_of(dtype);
   if (!gradient && plan_.resident[static_cast<size_t>(piece.chunk)]) {
     HETMEM_ASSERT(chunks_.resident(piece.chunk));
     const TensorView list = chunks_.whole(ChunkList::kWeights, piece.chunk);
@@ -135,7 +132,7 @@ TensorView StepExecutor::operand(int op, ValueId id, bool written) const {
       const ChunkPiece& piece = chunks_.layout().piece(pieces.front());
       const bool whole = piece.elements == value.shape.elements();
       const Shape shape = whole ? value.shape : Shape{piece.rows, value.shape[-1]};
-      return piece_view(op, pieces.front(), shape, value.kind == ValueKind::kGradient);
+      return piece_view(op, pieces.front(), value.dtype, shape, value.kind == ValueKind::kGradient);
     }
     case ValueKind::kConstant:
       return fixed_.view(trace_.fixed.constants[static_cast<size_t>(id)], value.dtype, value.shape);
@@ -177,7 +174,8 @@ StepExecutor::Command StepExecutor::bind_norm(int op, int chunk) const {
   for (size_t p = 0; p < shape.pieces.size(); ++p) {
     const int slot = trace_.norm_slots[static_cast<size_t>(chunk)][p];
     command.norms.push_back(
-        {piece_view(op, {chunk, static_cast<int>(p)}, Shape{shape.pieces[p].elements}, true),
+        {piece_view(op, {chunk, static_cast<int>(p)}, DType::kFloat32,
+                    Shape{shape.pieces[p].elements}, true),
          fixed_.view(trace_.fixed.norms + slot * static_cast<int64_t>(sizeof(double)),
                      DType::kFloat64, Shape{1})});
   }

@@ -95,7 +95,8 @@ class StepExecutor {
   Command bind_copy(const Action& action) const;
   Command bind_update(int chunk) const;
   TensorView operand(int op, ValueId id, bool written) const;
-  TensorView piece_view(int op, const PieceOf& piece, const Shape& shape, bool gradient) const;
+  TensorView piece_view(int op, const PieceOf& piece, DType dtype, const Shape& shape,
+                        bool gradient) const;
   const Residency& residency_of(int chunk, int op, bool gradient) const;
   TensorView pool_view(int64_t offset, DType dtype, const Shape& shape) const;
   void copy_inputs(std::span<const MicroBatch> batches);

@@ -23,9 +23,6 @@ constexpr int64_t kMaxPanel = 4096;  // rows of k that a tile holds
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kBytes = 2;  // of a bf16
 
-int64_t pieces(int64_t length, int64_t piece) { return (length + piece - 1) / piece; }
-int64_t rounded_up(int64_t value, int64_t multiple) { return pieces(value, multiple) * multiple; }
-
 // How a shape is cut. Weight gradients (A transposed) have two activations as operands, which are
 // rounded as a whole; else B is a weight, and each tile of C takes its own columns of B, a panel of
 // rows at a time, rounded in a room of its own unless B is stored in bf16.

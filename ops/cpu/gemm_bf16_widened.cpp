@@ -17,8 +17,6 @@ constexpr int64_t kMinTile = 64;
 constexpr int64_t kMinSlots = 4;
 constexpr int64_t kLine = 16;  // floats of a cache line
 
-int64_t pieces(int64_t length, int64_t piece) { return (length + piece - 1) / piece; }
-int64_t rounded_up(int64_t value, int64_t multiple) { return pieces(value, multiple) * multiple; }
 // Of rows that are not a power of two apart, which would share the places of a cache.
 int64_t padded(int64_t width) { return rounded_up(width, kLine) + kLine; }
 
@@ -142,7 +140,7 @@ class Product {
 
   void make_tile(int64_t slot, int64_t tile, int64_t first, int64_t depth, float beta,
                  const GemmEpilogue& epilogue) const {
-    const int64_t across = (whole_.length + cut_.whole_tile - 1) / cut_.whole_tile;
+    const int64_t across = pieces(whole_.length, cut_.whole_tile);
     const int64_t own_at = tile / across * cut_.own_tile;
     const int64_t whole_at = tile % across * cut_.whole_tile;
     const int64_t own_count = std::min(cut_.own_tile, own_.length - own_at);

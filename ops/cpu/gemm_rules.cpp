@@ -78,8 +78,7 @@ std::span<const GemmRuleRow> gemm_rule_rows() { return std::span(kRows).subspan(
 
 int64_t gemm_piece(int64_t length, int64_t pieces) {
   constexpr int64_t kMultiple = 16;
-  const int64_t even = (length + pieces - 1) / pieces;
-  return std::min(length, (even + kMultiple - 1) / kMultiple * kMultiple);
+  return std::min(length, rounded_up(cpu::pieces(length, pieces), kMultiple));
 }
 
 GemmRule gemm_rule(const GemmShape& shape) {

@@ -21,6 +21,11 @@ struct GemmRuleRow {
 };
 
 std::span<const GemmRuleRow> gemm_rule_rows();
+// How many pieces of a length another takes, and that length in whole multiples.
+constexpr int64_t pieces(int64_t length, int64_t piece) { return (length + piece - 1) / piece; }
+constexpr int64_t rounded_up(int64_t length, int64_t multiple) {
+  return pieces(length, multiple) * multiple;
+}
 // `pieces` equal parts of `length`, each a multiple of 16 long but the last.
 int64_t gemm_piece(int64_t length, int64_t pieces);
 

@@ -151,6 +151,15 @@ void add_bias(const float* bias, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += bias[i];
 }
 
+// The nearest bf16, ties to even, in the upper half; the lower half is of no meaning. A NaN stays
+// one.
+inline uint32_t round_to_upper_half(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  const bool is_nan = (bits & 0x7fffffffU) > 0x7f800000U;
+  return is_nan ? bits | 0x400000U : bits + 0x7fffU + ((bits >> 16) & 1U);
+}
+inline float widened(uint16_t x) { return std::bit_cast<float>(static_cast<uint32_t>(x) << 16); }
+
 #ifdef __AVX512F__
 // By the processor's own conversion (subnormal numbers count as zero there, as they do in its
 // products), reading ahead: weights come from memory. Called where has_native_bf16() says so.
@@ -173,30 +182,22 @@ __attribute__((target("avx512bf16"))) void to_bf16(const float* x, uint16_t* y, 
 }
 #else
 void to_bf16(const float* x, uint16_t* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const auto bits = std::bit_cast<uint32_t>(x[i]);
-    const uint32_t nearest = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
-    const bool is_nan = (bits & 0x7fffffffU) > 0x7f800000U;
-    y[i] = static_cast<uint16_t>(is_nan ? (bits >> 16) | 0x40U : nearest);
-  }
+  for (int64_t i = 0; i < n; ++i) y[i] = static_cast<uint16_t>(round_to_upper_half(x[i]) >> 16);
 }
 #endif
 
 void round_to_bf16(const float* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
-    const auto bits = std::bit_cast<uint32_t>(x[i]);
-    const uint32_t nearest = bits + 0x7fffU + ((bits >> 16) & 1U);
-    const bool is_nan = (bits & 0x7fffffffU) > 0x7f800000U;
-    y[i] = std::bit_cast<float>((is_nan ? bits | 0x400000U : nearest) & 0xffff0000U);
+    y[i] = std::bit_cast<float>(round_to_upper_half(x[i]) & 0xffff0000U);
   }
 }
 
 void from_bf16(const uint16_t* x, float* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) y[i] = std::bit_cast<float>(static_cast<uint32_t>(x[i]) << 16);
+  for (int64_t i = 0; i < n; ++i) y[i] = widened(x[i]);
 }
 
 void add_bf16(const uint16_t* x, float* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) y[i] += std::bit_cast<float>(static_cast<uint32_t>(x[i]) << 16);
+  for (int64_t i = 0; i < n; ++i) y[i] += widened(x[i]);
 }
 
 // ---- head -------------------------------------------------------------------------------------
