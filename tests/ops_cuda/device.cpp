@@ -1,5 +1,6 @@
 // The CUDA backend on the first GPU, for operands in host memory: they are copied there for each
 // call, and back.
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -24,10 +25,10 @@ class Staging {
     if (!host) return host;
     auto& copy = copies_[host.data];
     if (!copy.data) {
+      copy.bytes = std::max(copy.bytes, host.bytes());
       void* data = nullptr;
-      check_cuda(cudaMalloc(&data, static_cast<size_t>(host.bytes()) + 1), "allocate an operand");
+      check_cuda(cudaMalloc(&data, static_cast<size_t>(copy.bytes) + 1), "allocate an operand");
       copy.data.reset(data);
-      copy.bytes = host.bytes();
       check_cuda(cudaMemcpy(data, host.data, static_cast<size_t>(copy.bytes), cudaMemcpyDefault),
                  "copy an operand");
     }
@@ -41,6 +42,10 @@ class Staging {
     return staged;
   }
   OpCall put(OpCall call) {
+    // An output may be wider than the input whose memory it shares.
+    for (const TensorView& output : call.outputs) {
+      if (output) copies_[output.data].bytes = output.bytes();
+    }
     call.inputs = put(call.inputs);
     call.outputs = put(call.outputs);
     call.workspace = put(call.workspace);
