@@ -1,30 +1,10 @@
 #include "tests/offload/disk_fixture.h"
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
-#include <stdexcept>
 
 #include "core/philox.h"
 
 namespace hetmem {
-
-namespace fs = std::filesystem;
-
-TemporaryFolder::TemporaryFolder()
-    : path_((fs::temp_directory_path() / "hetmem-offload-XXXXXX").string()) {
-  if (::mkdtemp(path_.data()) == nullptr) throw std::runtime_error("no temporary folder");
-}
-
-TemporaryFolder::~TemporaryFolder() { fs::remove_all(path_); }
-
-std::vector<std::string> TemporaryFolder::entries() const {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(path_)) {
-    names.push_back(entry.path().filename().string());
-  }
-  return names;
-}
 
 std::vector<char> random_payload(int64_t bytes, uint64_t seed) {
   std::vector<char> payload(static_cast<size_t>(bytes));

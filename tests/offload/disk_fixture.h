@@ -11,21 +11,9 @@
 
 #include "core/error.h"
 #include "offload/disk_tier.h"
+#include "tests/temporary_folder.h"
 
 namespace hetmem {
-
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::string& path() const { return path_; }
-  std::vector<std::string> entries() const;
-
- private:
-  std::string path_;
-};
 
 std::vector<char> random_payload(int64_t bytes, uint64_t seed);
 

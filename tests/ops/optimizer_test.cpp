@@ -9,7 +9,7 @@
 #include "device/thread_pool.h"
 #include "op_case.h"
 #include "ops/ops.h"
-#include "split_weights.h"
+#include "optimizer_cases.h"
 
 namespace hetmem::testing_ops {
 namespace {
@@ -36,16 +36,6 @@ struct State {
   ThreadPool pool;
   CpuStream stream;
 };
-
-ops::AdamWStep adamw_step(int t) {
-  ops::AdamWStep step;
-  step.learning_rate = 0.01F;
-  step.weight_decay = 0.1F;
-  step.gradient_scale = 0.7F;
-  step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
-  step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
-  return step;
-}
 
 TEST(AdamW, HasTheBitsOfItsWrittenOrder) {
   for (const int threads : {1, 2, 3, 8}) {

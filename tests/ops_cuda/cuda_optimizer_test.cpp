@@ -7,7 +7,7 @@
 
 #include "cuda_backends.h"
 #include "device/thread_pool.h"
-#include "split_weights.h"
+#include "optimizer_cases.h"
 
 namespace hetmem::testing_ops {
 namespace {
@@ -47,16 +47,6 @@ void on_cpu(const Step& step) {
   CpuStream stream("compute", pool);
   step(stream);
   stream.synchronize();
-}
-
-ops::AdamWStep adamw_step(int t) {
-  ops::AdamWStep step;
-  step.learning_rate = 0.01F;
-  step.weight_decay = 0.1F;
-  step.gradient_scale = 0.7F;
-  step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
-  step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
-  return step;
 }
 
 TEST_P(CudaOptimizers, AdamWHasTheBitsOfTheCpu) {

@@ -9,8 +9,6 @@
 namespace hetmem {
 namespace {
 
-namespace fs = std::filesystem;
-
 std::string llama_like(const std::string& type, bool tied, const std::string& more = "") {
   return R"({"model_type":")" + type + R"(","vocab_size":131,"hidden_size":32,
     "intermediate_size":56,"num_hidden_layers":2,"num_attention_heads":4,
@@ -36,17 +34,6 @@ void write_file(const std::string& path, const std::string& text) {
 }
 
 }  // namespace
-
-TemporaryFolder::TemporaryFolder() {
-  std::string pattern = (fs::temp_directory_path() / "hetmem-test-XXXXXX").string();
-  if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("cannot make " + pattern);
-  path_ = pattern;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code code;
-  fs::remove_all(path_, code);
-}
 
 ModelFolder::ModelFolder(const std::string& config_json) {
   write_file(path() + "/config.json", config_json);

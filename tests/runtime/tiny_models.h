@@ -2,27 +2,14 @@
 // (weights are drawn from the seed), and the training of one, as values to compare.
 #pragma once
 
-#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "runtime/trainer.h"
+#include "tests/temporary_folder.h"
 
 namespace hetmem {
-
-// A new folder under the system's own for temporary files, removed with all that is in it.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  std::string path() const { return path_.string(); }
-
- private:
-  std::filesystem::path path_;
-};
 
 // A folder with a config.json.
 class ModelFolder {

@@ -1,6 +1,7 @@
-#include "split_weights.h"
+#include "optimizer_cases.h"
 
 #include <bit>
+#include <cmath>
 
 #include "core/split_master.h"
 
@@ -13,6 +14,16 @@ TensorView view_of(std::vector<Number>& numbers, DType dtype) {
 }
 
 }  // namespace
+
+ops::AdamWStep adamw_step(int t) {
+  ops::AdamWStep step;
+  step.learning_rate = 0.01F;
+  step.weight_decay = 0.1F;
+  step.gradient_scale = 0.7F;
+  step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
+  step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
+  return step;
+}
 
 SplitWeights::SplitWeights(const std::vector<float>& weights) {
   for (const float weight : weights) {

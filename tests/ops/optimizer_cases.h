@@ -1,12 +1,16 @@
-// Weights as split masters, for the tests of optimizers on every backend.
+// What the tests of optimizers share on every backend: a step, and weights as split masters.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "core/tensor_view.h"
+#include "ops/optimizer_step.h"
 
 namespace hetmem::testing_ops {
+
+// The t-th step (from 1), with everything that a step may have.
+ops::AdamWStep adamw_step(int t);
 
 struct SplitWeights {
   explicit SplitWeights(const std::vector<float>& weights);
