@@ -10,6 +10,7 @@
 #include "apps/bench.h"
 #include "apps/commands.h"
 #include "core/error.h"
+#include "core/fault_plan.h"
 
 namespace hetmem::apps {
 namespace {
@@ -191,6 +192,7 @@ TrainConfig resolve_and_note(const OptionValues& values) {
 }
 
 int run(int argc, char** argv) {
+  const FaultPlan::Session faults(FaultPlan::Session::from_environment());
   CLI::App app{"hetmem trains models that are larger than one memory.", "hetmem"};
   app.set_version_flag("--version", version_text());
   app.require_subcommand(1);

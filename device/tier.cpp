@@ -5,6 +5,7 @@
 
 #include "core/byte_size.h"
 #include "core/error.h"
+#include "core/fault_plan.h"
 
 namespace hetmem {
 
@@ -39,7 +40,7 @@ Tier::Tier(std::string name, int64_t budget, Memory& memory)
 Reservation Tier::reserve(int64_t bytes, MemoryKind kind) {
   HETMEM_ASSERT(bytes >= 0);
   const std::lock_guard lock(mutex_);
-  const bool told_to_fail = reservations_to_failure_ > 0 && --reservations_to_failure_ == 0;
+  const bool told_to_fail = next_fault(FaultSite::kTierReserve, name_).kind == Fault::Kind::kFail;
   if (told_to_fail || bytes > budget_ - used_) {
     throw Error(ErrorKind::kDoesNotFit, "needs " + format_byte_size(bytes) + " more " + name_ +
                                             " memory for " + std::string(name_of(kind)) + ", but " +
@@ -59,12 +60,6 @@ void Tier::release(int64_t bytes, MemoryKind kind) {
   const std::lock_guard lock(mutex_);
   used_ -= bytes;
   used_by_kind_[static_cast<size_t>(kind)] -= bytes;
-}
-
-void Tier::fail_reservation_after(int64_t n) {
-  HETMEM_ASSERT(n >= 0);
-  const std::lock_guard lock(mutex_);
-  reservations_to_failure_ = n;
 }
 
 int64_t Tier::budget() const {

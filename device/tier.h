@@ -65,10 +65,6 @@ class Tier {
   // touched, which is what they add to the resident set.
   int64_t touched_bytes() const;
 
-  // For tests: the n-th next reserve() (from 1) throws as if the budget were too small; the others
-  // do not. 0 takes that back.
-  void fail_reservation_after(int64_t n);
-
  private:
   friend class Reservation;
   friend class Buffer;
@@ -83,7 +79,6 @@ class Tier {
   int64_t peak_ = 0;
   BytesByKind used_by_kind_{};
   BytesByKind peak_by_kind_{};
-  int64_t reservations_to_failure_ = 0;
   mutable std::mutex allocations_mutex_;
   std::map<const void*, int64_t> allocations_;  // of live Buffers, by address: bytes
 };

@@ -14,6 +14,8 @@ class File {
   static File open_for_reading(const std::string& path);
   // Creates or empties a file. Throws Error (kStorage).
   static File create(const std::string& path);
+  // Creates a file, or opens it as it is, to write behind what is there. Throws as create() does.
+  static File open_for_appending(const std::string& path);
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   ~File();
@@ -37,7 +39,8 @@ std::string read_text_file(const std::string& path);
 void write_text_file(const std::string& path, std::string_view text);
 
 // A directory that appears complete or not at all: files go into a temporary beside the final name;
-// commit() syncs them and renames. Without commit() the temporary is removed.
+// commit() syncs them and renames. Without commit() the temporary is removed; what a process that
+// was killed left is found by remove_abandoned().
 class AtomicDirectory {
  public:
   // Throws Error (kStorage) where the temporary cannot be made.
@@ -46,10 +49,16 @@ class AtomicDirectory {
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
   const std::string& path() const { return temporary_; }
-  // Replaces what is at the final path.
+  // Replaces what is at the final path: at every moment one of the two is there, complete, on file
+  // systems that can exchange names, and on others one is there or, for a moment, none.
   void commit();
+  // Removes a directory so that it is there complete or not at all. Throws Error (kStorage).
+  static void remove(const std::string& path);
+  // Removes the temporaries in `folder` whose processes are no more.
+  static void remove_abandoned(const std::string& folder);
 
  private:
+  bool replace();
   std::string final_;
   std::string temporary_;
 };

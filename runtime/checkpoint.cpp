@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/manifest.h"
@@ -116,8 +117,11 @@ void save_model(Trainer& trainer, const std::string& folder) {
 
 void save_checkpoint(Trainer& trainer, const std::string& folder) {
   AtomicDirectory directory(folder);
+  kill_point(FaultSite::kCheckpointBegin);
   write_model(trainer, directory.path());
+  kill_point(FaultSite::kCheckpointModel);
   write_optimizer(trainer, directory.path() + "/optimizer.safetensors");
+  kill_point(FaultSite::kCheckpointOptimizer);
   Json state;
   state["step"] = trainer.steps_done();
   state["optimizer_count"] = trainer.optimizer_count();
@@ -128,7 +132,9 @@ void save_checkpoint(Trainer& trainer, const std::string& folder) {
   state["rng"] = {{"generator", "philox4x32-10"}, {"seed", trainer.config().seed}};
   state["configuration"] = to_yaml(trainer.config());
   write_text_file(directory.path() + "/trainer_state.json", state.dump(2) + "\n");
+  kill_point(FaultSite::kCheckpointState);
   write_manifest(directory.path());
+  kill_point(FaultSite::kCheckpointManifest);
   directory.commit();
 }
 
@@ -170,8 +176,8 @@ void prune_checkpoints(const std::string& out, int64_t keep) {
   const std::vector<int64_t> steps = checkpoint_steps(out);
   if (keep == 0) return;
   for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i) {
-    std::error_code code;
-    fs::remove_all(checkpoint_path(out, steps[i]), code);
+    AtomicDirectory::remove(checkpoint_path(out, steps[i]));
+    kill_point(FaultSite::kCheckpointPruned);
   }
 }
 

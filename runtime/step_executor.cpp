@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "core/trace.h"
 #include "ops/ops.h"
 
@@ -282,6 +283,7 @@ void StepExecutor::enqueue(int index, const PieceStep* step) {
     case Action::Kind::kDeviceStep:
     case Action::Kind::kHostStep:
       if (step == nullptr || !*step) break;
+      kill_point(FaultSite::kStepChunk);
       if (measure_) stream.start_timer();
       for (const PieceState& piece : command.pieces) (*step)(stream, piece);
       if (measure_) stream.stop_timer(update_seconds_[static_cast<size_t>(action.target)]);

@@ -7,6 +7,7 @@
 
 #include "core/byte_size.h"
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "core/trace.h"
 #include "device/device.h"
 #include "device/thread_pool.h"
@@ -311,6 +312,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
                                           " tokens");
   }
   s.check_ids(tokens);
+  kill_point(FaultSite::kStepBegin);
   if (!s.executor) s.settle();
   s.device.reset_peak();
   s.host.reset_peak();
@@ -322,6 +324,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   report.learning_rate =
       s.config.learning_rate * schedule_factor(s.config, s.steps_done, s.total_steps);
   s.forward_and_backward(tokens, report);
+  kill_point(FaultSite::kStepBackward);
   if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
     if (s.config.on_nonfinite == OnNonFinite::kStop) {
       s.executor->forget_pool();
@@ -340,6 +343,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
     s.apply_optimizer(report.learning_rate, scale);
   }
   ++s.steps_done;
+  kill_point(FaultSite::kStepDone);
   report.device = s.use(s.device);
   report.host = s.use(s.host);
   report.traffic = {s.transfers.bytes_to_device() - before.to_device,

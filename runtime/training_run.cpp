@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "core/trace.h"
 #include "io/file.h"
 #include "io/json.h"
@@ -251,6 +252,7 @@ class Loop {
     Trainer trainer(config_, total_steps_);
     if (!resume.empty()) load_checkpoint(trainer, resume);
     folder.remove_old_run();
+    AtomicDirectory::remove_abandoned(folder.path());
     const std::string metrics_path = folder.path() + "/metrics.jsonl";
     if (config_.tensorboard) tensorboard_.emplace(folder.path(), trainer.steps_done());
     trim_metrics(metrics_path, trainer.steps_done());
@@ -328,6 +330,7 @@ class Loop {
     progress.report = &report;
     progress.metrics_line = metrics_line(report);
     write_metrics(progress.metrics_line);
+    kill_point(FaultSite::kStepReported);
     if (tensorboard_) tensorboard_->step(report);
     on_progress_(progress);
     return report;

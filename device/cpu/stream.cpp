@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/trace.h"
+#include "device/copy_fault.h"
 #include "device/cpu/memory_guard.h"
 #include "device/cpu/streaming_copy.h"
 #include "device/host_event.h"
@@ -47,7 +48,9 @@ struct CpuStream::State {
 
   void move_bytes(void* destination, const void* source, int64_t bytes, CopyDirection direction) {
     const trace::Range range(name, "copy");
+    const Fault fault = next_copy_fault(bytes, direction);
     streaming_copy(destination, source, bytes);
+    if (fault.kind == Fault::Kind::kBitFlip) fault.flip_bit(destination, bytes);
     copied[static_cast<size_t>(direction)].fetch_add(bytes);
   }
 

@@ -4,6 +4,7 @@
 
 #include "core/byte_size.h"
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "device/cpu/memory_guard.h"
 #include "device/memory.h"
 #include "device/tier.h"
@@ -55,7 +56,9 @@ class SystemMemory final : public Memory {
  public:
   void* allocate(int64_t bytes, MemorySpace space, const std::string& tier) override {
     const int64_t mapped = round_up(bytes, page_bytes());
-    char* memory = map_aligned(mapped, bytes >= kHugePage ? kHugePage : page_bytes());
+    const bool refused = next_fault(FaultSite::kMemoryAllocate, tier).kind == Fault::Kind::kFail;
+    char* memory =
+        refused ? nullptr : map_aligned(mapped, bytes >= kHugePage ? kHugePage : page_bytes());
     if (memory == nullptr) {
       throw Error(ErrorKind::kDoesNotFit, "the operating system refused " +
                                               format_byte_size(bytes) + " of " + tier +

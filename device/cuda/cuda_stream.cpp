@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/trace.h"
+#include "device/copy_fault.h"
 #include "device/work_queue.h"
 
 namespace hetmem {
@@ -167,6 +168,7 @@ struct CudaStream::State {
 
   void move_bytes(void* destination, const void* source, int64_t bytes, CopyDirection direction) {
     const trace::Range range(name, "copy");
+    next_copy_fault(bytes, direction);
     check_cuda(cudaMemcpyAsync(destination, source, static_cast<size_t>(bytes), kind_of(direction),
                                stream),
                "copy " + std::to_string(bytes) + " bytes on the stream \"" + name + "\"");

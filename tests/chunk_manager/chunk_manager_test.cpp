@@ -9,6 +9,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "core/split_master.h"
 #include "device/cpu/memory_guard.h"
 #include "device/thread_pool.h"
@@ -315,15 +316,14 @@ TEST(ChunkManager, AFailureOnTheWayLeavesEveryChunkWhole) {
     machine.fill();
     std::vector<bool> wanted = machine.all(true);
     wanted[0] = false;
-    machine.device.fail_reservation_after(n);
     bool failed = false;
     try {
+      const FaultPlan::Session faults("tier.reserve@device:" + std::to_string(n) + "=fail");
       machine.chunks.place(wanted);
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kDoesNotFit);
       failed = true;
     }
-    machine.device.fail_reservation_after(0);
     machine.expect_whole();
     int64_t device_bytes = 0;
     int64_t host_bytes = 0;
@@ -347,8 +347,10 @@ TEST(ChunkManager, AFailureOnTheWayLeavesEveryChunkWhole) {
 TEST(ChunkManager, AFailureOfTheFirstPlacementCanBeTriedAgain) {
   for (int64_t n = 1; n <= 6; ++n) {
     Machine machine;
-    machine.host.fail_reservation_after(n);
-    EXPECT_THROW(machine.chunks.place(machine.all(false)), Error);
+    {
+      const FaultPlan::Session faults("tier.reserve@host:" + std::to_string(n) + "=fail");
+      EXPECT_THROW(machine.chunks.place(machine.all(false)), Error);
+    }
     machine.chunks.place(machine.only(1));
     EXPECT_EQ(machine.chunks.residents(), machine.only(1));
     machine.fill();

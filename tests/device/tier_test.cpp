@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/fault_plan.h"
 
 namespace hetmem {
 namespace {
@@ -79,7 +80,7 @@ TEST(Buffer, IsZeroAndInsideItsReservation) {
 TEST(Tier, AReservationCanBeMadeToFail) {
   for (int failing = 1; failing <= 4; ++failing) {
     Tier tier("device", 1000);
-    tier.fail_reservation_after(failing);
+    const FaultPlan::Session faults("tier.reserve@device:" + std::to_string(failing) + "=fail");
     std::vector<Reservation> held;
     for (int i = 1; i <= 4; ++i) {
       if (i == failing) {
@@ -97,11 +98,12 @@ TEST(Tier, ABufferThatFailsHalfwayGivesBackWhatItHad) {
   bytes[static_cast<size_t>(MemoryKind::kWeights)] = 100;
   bytes[static_cast<size_t>(MemoryKind::kOptimizer)] = 100;
   Tier tier("host", 1000);
-  tier.fail_reservation_after(2);
-  EXPECT_THROW(Buffer(tier, bytes, MemorySpace::kHost), Error);
-  EXPECT_EQ(tier.used(), 0);
-  tier.fail_reservation_after(1);
-  tier.fail_reservation_after(0);
+  for (const char* fault : {"tier.reserve@host:2=fail", "memory.allocate@host:1=fail"}) {
+    const FaultPlan::Session faults(fault);
+    EXPECT_THROW(Buffer(tier, bytes, MemorySpace::kHost), Error);
+    EXPECT_EQ(tier.used(), 0);
+    EXPECT_EQ(faults.fired(), 1);
+  }
   EXPECT_NO_THROW(Buffer(tier, bytes, MemorySpace::kHost));
 }
 

@@ -1,13 +1,19 @@
 #include "io/file.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <bit>
+#include <csignal>
 #include <filesystem>
+#include <functional>
 #include <set>
+#include <stdexcept>
 #include <vector>
 
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "io/json.h"
 #include "io/token_dataset.h"
 
@@ -76,6 +82,140 @@ TEST_F(Files, ADirectoryAppearsCompleteOrNotAtAll) {
   EXPECT_FALSE(fs::exists(at("out") + "/a"));
   EXPECT_EQ(read_text_file(at("out") + "/b"), "2");
   EXPECT_EQ(entries(), 1U);
+}
+
+ErrorKind kind_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.kind();
+  }
+  throw std::logic_error("no error");
+}
+
+TEST_F(Files, CallsThatMoveLessOrAreInterruptedGoOn) {
+  std::string text;
+  for (int i = 0; i < 1000; ++i) text += std::to_string(i);
+  {
+    const FaultPlan::Session faults("file.write:1+=short;file.write:3=EINTR");
+    File file = File::create(at("f"));
+    file.write(0, text.data(), static_cast<int64_t>(text.size()));
+    EXPECT_GT(faults.fired(), 10);  // halves of what is left
+  }
+  EXPECT_EQ(read_text_file(at("f")), text);
+  const FaultPlan::Session faults("file.read:1+=short;file.read:2=EINTR");
+  EXPECT_EQ(read_text_file(at("f")), text);
+  EXPECT_GT(faults.fired(), 10);
+}
+
+TEST_F(Files, WhatTheSystemRefusesIsAStorageErrorWithItsName) {
+  write_text_file(at("f"), "old");
+  for (const char* fault :
+       {"file.create:1=ENOSPC", "file.create:1=EIO", "file.write:1=ENOSPC", "file.write:1=EDQUOT",
+        "file.write:1=EIO", "file.sync:1=EIO", "file.rename:1=EIO"}) {
+    const FaultPlan::Session faults(fault);
+    EXPECT_EQ(kind_of([&] { write_text_file(at("f"), "new"); }), ErrorKind::kStorage) << fault;
+    EXPECT_EQ(read_text_file(at("f")), "old") << fault;
+  }
+  for (const char* fault : {"file.open:1=EIO", "file.read:1=EIO", "file.open:1=EMFILE"}) {
+    const FaultPlan::Session faults(fault);
+    try {
+      read_text_file(at("f"));
+      FAIL() << fault;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kStorage);
+      EXPECT_NE(std::string(error.what()).find(at("f")), std::string::npos) << error.what();
+    }
+  }
+  write_text_file(at("f"), "new");
+  EXPECT_EQ(read_text_file(at("f")), "new");
+}
+
+TEST_F(Files, ABitThatFlipsIsOneBit) {
+  const std::string zeros(1000, '\0');
+  const auto ones = [](const std::string& text) {
+    int count = 0;
+    for (const char c : text) count += std::popcount(static_cast<unsigned char>(c));
+    return count;
+  };
+  {
+    const FaultPlan::Session faults("file.write@/f:1=flip");
+    write_text_file(at("f"), zeros);
+  }
+  EXPECT_EQ(ones(read_text_file(at("f"))), 1);
+  const FaultPlan::Session faults("file.read@/f:1=flip");
+  EXPECT_NE(ones(read_text_file(at("f"))), 1);
+}
+
+// Whatever fails on the way, the old folder or the new one is there, whole, and nothing else.
+TEST_F(Files, ADirectoryThatCannotBeReplacedStays) {
+  const auto fill = [&](const std::string& text) {
+    AtomicDirectory directory(at("out"));
+    write_text_file(directory.path() + "/a", text);
+    directory.commit();
+  };
+  fill("old");
+  int failed = 0;
+  for (const char* site : {"file.sync", "file.rename@/out", "file.open"}) {
+    for (int call = 1;; ++call) {
+      const FaultPlan::Session faults(std::string(site) + ":" + std::to_string(call) + "=EIO");
+      bool threw = false;
+      try {
+        fill("new");
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::kStorage);
+        threw = true;
+        ++failed;
+      }
+      EXPECT_EQ(threw, faults.fired() > 0);
+      const std::string found = read_text_file(at("out") + "/a");
+      EXPECT_TRUE(found == "old" || found == "new");
+      EXPECT_EQ(entries(), 1U);
+      if (!threw) break;
+      fill("old");
+    }
+  }
+  EXPECT_GT(failed, 8);
+}
+
+// A file system that cannot exchange two names: the fifth renaming is the exchange, and the seventh
+// takes the new folder to its place.
+TEST_F(Files, ADirectoryIsReplacedWithoutAnExchangeOfNames) {
+  const auto fill = [&](const std::string& text) {
+    AtomicDirectory directory(at("out"));
+    write_text_file(directory.path() + "/a", text);
+    directory.commit();
+  };
+  for (const char* rest : {"", ";file.rename@/out:6=EIO", ";file.rename@/out:7=EIO"}) {
+    fs::remove_all(at("out"));
+    const FaultPlan::Session faults(std::string("file.rename@/out:5=EINVAL") + rest);
+    fill("old");
+    if (*rest == '\0') {
+      fill("new");
+    } else {
+      EXPECT_THROW(fill("new"), Error);
+      EXPECT_EQ(faults.fired(), 2);
+    }
+    EXPECT_EQ(read_text_file(at("out") + "/a"), *rest == '\0' ? "new" : "old");
+    EXPECT_EQ(entries(), 1U);
+  }
+}
+
+TEST_F(Files, TemporariesOfProcessesThatAreNoMoreAreRemoved) {
+  const pid_t child = fork();
+  if (child == 0) {
+    AtomicDirectory directory(at("killed"));
+    kill(getpid(), SIGKILL);
+  }
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+  const std::string parent = at("running.tmp-") + std::to_string(getppid());
+  for (const std::string& name : {parent, at("a.tmp-"), at("a.tmp-x1"), at("a.tmp-1x")}) {
+    fs::create_directory(name);
+  }
+  EXPECT_EQ(entries(), 5U);
+  AtomicDirectory::remove_abandoned(folder_.string());
+  EXPECT_EQ(entries(), 4U);
+  EXPECT_FALSE(fs::exists(at("killed.tmp-") + std::to_string(child)));
 }
 
 TEST_F(Files, WindowsOverSeveralFilesOfBothWidths) {

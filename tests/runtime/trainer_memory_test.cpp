@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "device/cpu/memory_guard.h"
 #include "runtime/checkpoint.h"
 #include "tests/runtime/tiny_models.h"
@@ -239,16 +240,19 @@ struct Tiers {
       host = &h;
     };
   }
-  Tier& tier(bool of_device) const { return of_device ? *device : *host; }
 };
+
+std::string nth_reservation(bool of_device, int64_t n) {
+  return std::string("tier.reserve@") + (of_device ? "device:" : "host:") + std::to_string(n) +
+         "=fail";
+}
 
 // Every reservation of a construction fails once; returns how many there are.
 int64_t fail_construction(const TrainConfig& config, bool of_device, const Outcome& expected) {
   for (int64_t n = 1;; ++n) {
     try {
-      Trainer trainer(config, 2, [&](Tier& device, Tier& host) {
-        (of_device ? device : host).fail_reservation_after(n);
-      });
+      const FaultPlan::Session faults(nth_reservation(of_device, n));
+      const Trainer trainer(config, 2);
       return n - 1;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kDoesNotFit);
@@ -280,21 +284,13 @@ TEST(TrainerMemory, PlanningAgainMayFailAtAnyReservation) {
   for (const bool of_device : {false, true}) {
     bool reached = true;
     for (int64_t n = 1; reached; ++n) {
-      Tiers tiers;
-      Trainer trainer(config, 4, tiers.take());
+      Trainer trainer(config, 4);
       Outcome outcome;
-      tiers.tier(of_device).fail_reservation_after(n);
-      take_steps(trainer, 1, outcome);
-      const int64_t used = tiers.tier(of_device).used();
-      // Whether the failure was met: one more reservation does not.
-      reached = true;
-      try {
-        for (int64_t i = 0; i < n; ++i) tiers.tier(of_device).reserve(0, MemoryKind::kWorkspace);
-      } catch (const Error&) {
-        reached = false;
+      {
+        const FaultPlan::Session faults(nth_reservation(of_device, n));
+        take_steps(trainer, 1, outcome);
+        reached = faults.fired() > 0;
       }
-      EXPECT_EQ(tiers.tier(of_device).used(), used);
-      tiers.tier(of_device).fail_reservation_after(0);
       take_steps(trainer, 4, outcome);
       outcome.state = state_of(trainer);
       EXPECT_TRUE(outcome == expected) << "reservation " << n;
@@ -318,19 +314,20 @@ TEST(TrainerMemory, AChangeOfBudgetMayFailAtAnyReservation) {
         Outcome outcome;
         take_steps(trainer, 2, outcome);
         failed = false;
-        tiers.tier(of_device).fail_reservation_after(n);
         try {
+          const FaultPlan::Session faults(nth_reservation(of_device, n));
           trainer.set_budget(to, kPlenty);
         } catch (const Error& error) {
           EXPECT_EQ(error.kind(), ErrorKind::kDoesNotFit);
           failed = true;
         }
-        tiers.tier(of_device).fail_reservation_after(0);
         if (failed) {
           EXPECT_EQ(trainer.config().device_memory, from);
           // A step that cannot settle the old plan is not taken, and can be taken later.
-          tiers.device->fail_reservation_after(1);
-          EXPECT_THROW(trainer.step(tokens_of(trainer, 2)), Error);
+          {
+            const FaultPlan::Session faults(nth_reservation(true, 1));
+            EXPECT_THROW(trainer.step(tokens_of(trainer, 2)), Error);
+          }
           EXPECT_EQ(trainer.steps_done(), 2);
           take_steps(trainer, 4, outcome);
           EXPECT_LE(tiers.device->peak(), from);
