@@ -95,6 +95,17 @@ void print_memory(const RunResult& result) {
              format_byte_size(peak_resident_bytes()));
 }
 
+void print_checkpoints(const CheckpointUse& use) {
+  if (use.written == 0) return;
+  fmt::print(
+      "\n  {} checkpoints, written beside training in {:.1f} s, for which it waited {:.2f} s\n",
+      use.written, use.seconds, use.waited_seconds);
+  if (use.chunks_without_room > 0) {
+    fmt::print("  the host budget had no room for copies of {} chunks, whose steps waited\n",
+               use.chunks_without_room);
+  }
+}
+
 }  // namespace
 
 int train(const TrainConfig& config) {
@@ -107,6 +118,7 @@ int train(const TrainConfig& config) {
   const RunResult result = run_training(config, std::ref(printer), stop_requested);
   if (!json) {
     print_memory(result);
+    print_checkpoints(result.checkpoints);
     fmt::print("\n{}\n", result.interrupted
                              ? fmt::format("stopped after step {}; go on with --out {} "
                                            "--resume-from-checkpoint latest",

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "chunk_manager/chunk_snapshot.h"
 #include "core/error.h"
 #include "core/split_master.h"
 
@@ -64,6 +65,7 @@ Buffer ChunkManager::allocate(int chunk, bool on_device) {
 void ChunkManager::place(const std::vector<bool>& resident) {
   const int count = static_cast<int>(layout_.chunks.size());
   HETMEM_ASSERT(resident.size() == layout_.chunks.size());
+  if (snapshot_ != nullptr) snapshot_->wait();
   if (homes_.empty()) {
     std::vector<Home> homes;
     for (int c = 0; c < count; ++c) {
@@ -96,7 +98,7 @@ void ChunkManager::move(int chunk, bool to_device) {
                                           std::to_string(from.pins) + " users and cannot move");
   }
   Buffer there = allocate(chunk, to_device);
-  const int64_t bytes = shape(chunk).list_bytes() * (shape(chunk).trained ? 1 + moments_ : 1);
+  const int64_t bytes = state_bytes(chunk);
   if (to_device) {
     transfers_.copy_to_device(there.data(), from.buffer.data(), bytes);
   } else {
@@ -125,6 +127,14 @@ TensorView ChunkManager::waiting_gradient(int chunk) const {
   HETMEM_ASSERT(!resident(chunk) && shape(chunk).trained);
   return home(chunk).buffer.view((1 + moments_) * shape(chunk).list_bytes(), DType::kFloat32,
                                  Shape{shape(chunk).elements});
+}
+
+int64_t ChunkManager::state_bytes(int chunk) const {
+  return shape(chunk).list_bytes() * (shape(chunk).trained ? 1 + moments_ : 1);
+}
+
+void ChunkManager::before_change(int chunk, Stream& stream) {
+  if (snapshot_ != nullptr) snapshot_->before_change(chunk, stream);
 }
 
 ChunkPin ChunkManager::pin(int chunk) {
@@ -197,6 +207,7 @@ void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
 }
 
 void ChunkManager::write(ChunkList list, int tensor, const Source& source) {
+  if (snapshot_ != nullptr) snapshot_->wait();
   std::vector<float> block;
   int64_t done = 0;
   for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {

@@ -8,7 +8,8 @@
 //   chunks.place(plan.resident);
 //   chunks.write(ChunkList::kWeights, tensor, [&](float* to, int64_t first, int64_t count) {...});
 //
-// A pinned chunk cannot move; several users may pin it. Not thread-safe: one thread at a time.
+// A pinned chunk cannot move; several users may pin it. What moves or writes chunks waits for a
+// ChunkSnapshot that is being read. Not thread-safe: one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,7 @@ namespace hetmem {
 enum class ChunkList : uint8_t { kWeights, kFirstMoment, kSecondMoment };
 
 class ChunkManager;
+class ChunkSnapshot;
 
 // Keeps a chunk where it is. Move-only; releases in the destructor; must not outlive its manager.
 class ChunkPin {
@@ -66,6 +68,13 @@ class ChunkManager {
   // Where the gradients of a streamed chunk wait on the host.
   TensorView waiting_gradient(int chunk) const;
 
+  // Weights and moments of a chunk at its home, one list after the other.
+  char* state(int chunk) const { return static_cast<char*>(home(chunk).buffer.data()); }
+  int64_t state_bytes(int chunk) const;
+  // To be called before work is enqueued that changes them: a snapshot that is being read may need
+  // what is there. May block.
+  void before_change(int chunk, Stream& stream);
+
   ChunkPin pin(int chunk);
   int pins(int chunk) const { return home(chunk).pins; }
 
@@ -79,6 +88,7 @@ class ChunkManager {
 
  private:
   friend class ChunkPin;
+  friend class ChunkSnapshot;
   struct Home {
     Buffer buffer;
     bool on_device = false;
@@ -101,6 +111,7 @@ class ChunkManager {
   Tier& host_;
   TransferEngine& transfers_;
   std::vector<Home> homes_;
+  ChunkSnapshot* snapshot_ = nullptr;  // that is being read
 };
 
 }  // namespace hetmem

@@ -35,8 +35,8 @@ constexpr std::array kSites{
     SiteName{FaultSite::kDirectoryMoved, "directory.moved"},
     SiteName{FaultSite::kDirectoryCommitted, "directory.committed"},
     SiteName{FaultSite::kCheckpointBegin, "checkpoint.begin"},
-    SiteName{FaultSite::kCheckpointModel, "checkpoint.model"},
-    SiteName{FaultSite::kCheckpointOptimizer, "checkpoint.optimizer"},
+    SiteName{FaultSite::kCheckpointTensor, "checkpoint.tensor"},
+    SiteName{FaultSite::kCheckpointTensors, "checkpoint.tensors"},
     SiteName{FaultSite::kCheckpointState, "checkpoint.state"},
     SiteName{FaultSite::kCheckpointManifest, "checkpoint.manifest"},
     SiteName{FaultSite::kCheckpointPruned, "checkpoint.pruned"},
@@ -62,6 +62,7 @@ constexpr std::array kFaults{
     FaultName{"short", {Kind::kShort}},
     FaultName{"flip", {Kind::kBitFlip}},
     FaultName{"fail", {Kind::kFail}},
+    FaultName{"stop", {Kind::kStop}},
     FaultName{"kill", {Kind::kKill}},
 };
 
@@ -78,6 +79,7 @@ bool has(FaultSite site, Kind kind) {
       return site >= FaultSite::kTierReserve && site <= FaultSite::kCopy;
     case Kind::kNone:
       return false;
+    case Kind::kStop:
     case Kind::kKill:
       return true;
   }
@@ -158,7 +160,10 @@ Fault FaultPlan::next(FaultSite site, std::string_view subject) {
     ++entry.seen;
     const bool now = entry.lasting ? entry.seen >= entry.call : entry.seen == entry.call;
     if (!now || told.kind != Kind::kNone) continue;
-    if (entry.fault.kind == Kind::kKill) ::kill(::getpid(), SIGKILL);
+    if (entry.fault.kind >= Kind::kStop) {
+      ::kill(::getpid(), entry.fault.kind == Kind::kStop ? SIGSTOP : SIGKILL);
+      continue;
+    }
     told = entry.fault;
     const auto bits = philox(0, 0, static_cast<uint64_t>(entry.seen));
     told.draw = static_cast<uint64_t>(bits[0]) << 32 | bits[1];

@@ -32,14 +32,15 @@ enum class FaultSite : uint8_t {
   kMemoryAllocate,
   // Copies between device and host; the subject is to_device, to_host or within.
   kCopy,
-  // Points where nothing but `kill` makes sense: of an atomic directory, of a checkpoint, of a
+  // Points where nothing but `kill` and `stop` makes sense: of an atomic directory, of a
+  // checkpoint, of a
   // step.
   kDirectorySynced,
   kDirectoryMoved,
   kDirectoryCommitted,
   kCheckpointBegin,
-  kCheckpointModel,
-  kCheckpointOptimizer,
+  kCheckpointTensor,
+  kCheckpointTensors,
   kCheckpointState,
   kCheckpointManifest,
   kCheckpointPruned,
@@ -57,6 +58,7 @@ struct Fault {
     kShort,    // the call moves half of its bytes
     kBitFlip,  // one bit of what is moved is another
     kFail,     // memory is refused, a copy fails
+    kStop,     // the process stops by SIGSTOP until it is told to go on; a seam never sees it
     kKill,     // the process ends by SIGKILL; a seam never sees it
   };
   Kind kind = Kind::kNone;
@@ -74,7 +76,7 @@ class FaultPlan {
   FaultPlan(const FaultPlan&) = delete;
   FaultPlan& operator=(const FaultPlan&) = delete;
 
-  // Counts a call. Kills the process where the plan says so.
+  // Counts a call. Kills or stops the process where the plan says so.
   Fault next(FaultSite site, std::string_view subject);
   // Calls that were told to fail so far.
   int64_t fired() const;
@@ -123,7 +125,7 @@ inline Fault next_fault(FaultSite site, std::string_view subject = {}) {
   return plan == nullptr ? Fault{} : plan->next(site, subject);
 }
 
-// A point that a test may kill the process at.
+// A point that a test may kill or stop the process at.
 inline void kill_point(FaultSite site) { next_fault(site); }
 
 }  // namespace hetmem

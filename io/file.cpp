@@ -225,15 +225,17 @@ void AtomicDirectory::commit() {
   }
   sync_path(temporary_, O_RDONLY | O_DIRECTORY);
   kill_point(FaultSite::kDirectorySynced);
+  std::error_code code;
   if (rename_path(temporary_, final_, RENAME_NOREPLACE) != 0 && !replace()) {
     fail(ErrorKind::kStorage, "rename to", final_);
   }
   const std::string parent = fs::absolute(final_).parent_path().string();
   sync_path(parent, O_RDONLY | O_DIRECTORY);
   kill_point(FaultSite::kDirectoryCommitted);
+  fs::remove_all(temporary_, code);
 }
 
-// The old one takes the temporary name, which the destructor removes.
+// The old one takes the temporary name.
 bool AtomicDirectory::replace() {
   if (errno != EEXIST && errno != EINVAL && errno != ENOSYS) return false;
   if (rename_path(temporary_, final_, RENAME_EXCHANGE) == 0) return true;

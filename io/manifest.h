@@ -3,13 +3,17 @@
 #pragma once
 
 #include <string>
+#include <vector>
+
+#include "io/checksum.h"
 
 namespace hetmem {
 
-// Describes every regular file directly in `folder`. Throws Error (kStorage).
-void write_manifest(const std::string& folder);
+// Says what the files of `folder` should hold. Throws Error (kStorage).
+void write_manifest(const std::string& folder, const std::vector<FileSum>& sums);
+bool has_manifest(const std::string& folder);
 // Throws Error (kStorage) that names the file which is missing, or of another size or sum;
-// kBadInput where the folder has no readable manifest.
+// kBadInput where the folder has no readable manifest. Any byte that changed is found.
 void verify_manifest(const std::string& folder);
 
 }  // namespace hetmem

@@ -240,21 +240,25 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path,
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   const uint64_t length = text.size();
-  file_.write(0, &length, sizeof(length));
-  file_.write(8, text.data(), static_cast<int64_t>(length));
-  at_ = 8 + static_cast<int64_t>(length);
-  end_ = at_ + offset;
+  write(&length, sizeof(length));
+  write(text.data(), static_cast<int64_t>(length));
+  end_ = sum_.bytes() + offset;
+}
+
+void SafetensorsWriter::write(const void* data, int64_t bytes) {
+  file_.write(sum_.bytes(), data, bytes);
+  sum_.update(data, bytes);
 }
 
 void SafetensorsWriter::append(const void* data, int64_t bytes) {
-  HETMEM_ASSERT(at_ + bytes <= end_);
-  file_.write(at_, data, bytes);
-  at_ += bytes;
+  HETMEM_ASSERT(sum_.bytes() + bytes <= end_);
+  write(data, bytes);
 }
 
-void SafetensorsWriter::finish() {
-  HETMEM_ASSERT(at_ == end_);
+FileSum SafetensorsWriter::finish() {
+  HETMEM_ASSERT(sum_.bytes() == end_);
   file_.sync();
+  return {fs::path(file_.path()).filename().string(), sum_.bytes(), sum_.text()};
 }
 
 }  // namespace hetmem

@@ -10,6 +10,7 @@
 
 #include "core/dtype.h"
 #include "core/shape.h"
+#include "io/checksum.h"
 #include "io/file.h"
 
 namespace hetmem {
@@ -66,12 +67,13 @@ class SafetensorsWriter {
   SafetensorsWriter(const std::string& path, const std::vector<NamedTensorInfo>& tensors);
   // The next bytes of the data section.
   void append(const void* data, int64_t bytes);
-  // Throws Error (kInternal) where less or more was appended than announced.
-  void finish();
+  // What was written. Throws Error (kInternal) where less or more was appended than announced.
+  FileSum finish();
 
  private:
+  void write(const void* data, int64_t bytes);
   File file_;
-  int64_t at_ = 0;
+  Checksum sum_;
   int64_t end_ = 0;
 };
 

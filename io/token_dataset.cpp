@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/philox.h"
+#include "io/checksum.h"
 
 namespace hetmem {
 namespace {
@@ -121,14 +122,17 @@ void TokenDataset::read(int64_t first, std::span<int32_t> tokens) const {
   }
 }
 
-void TokenDataset::check_ids(int64_t most) const {
+DataIdentity TokenDataset::check_ids(int64_t most) const {
+  Checksum sum;
   constexpr int64_t kPiece = int64_t{1} << 20;
   std::vector<int32_t> tokens;
   const int64_t end = std::min(most, total_);
   for (int64_t at = 0; at < end; at += kPiece) {
     tokens.resize(static_cast<size_t>(std::min(kPiece, end - at)));
     read(at, tokens);
+    sum.update(tokens.data(), static_cast<int64_t>(tokens.size() * sizeof(int32_t)));
   }
+  return {total_, sum.text()};
 }
 
 WindowSampler::WindowSampler(int64_t windows, int64_t per_step, bool shuffle, uint64_t seed)

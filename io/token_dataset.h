@@ -15,6 +15,12 @@ namespace hetmem {
 constexpr int64_t kTokenHeaderBytes = 1024;
 std::vector<int32_t> token_file_header(bool wide, int64_t tokens);
 
+// What a run is trained on: its number of tokens, and a sum of their ids.
+struct DataIdentity {
+  int64_t tokens = 0;
+  std::string sum;  // XXH3-128
+};
+
 class TokenDataset {
  public:
   // The files follow each other as one stream. Throws Error (kBadInput) that names the file: not a
@@ -29,8 +35,9 @@ class TokenDataset {
   void read_window(int64_t index, std::span<int32_t> window) const;
   // Tokens [first, first + tokens.size()) of the stream.
   void read(int64_t first, std::span<int32_t> tokens) const;
-  // Reads the first `most` tokens for nothing but the check that their ids are in the vocabulary.
-  void check_ids(int64_t most) const;
+  // Reads the first `most` tokens, checks that their ids are in the vocabulary, and sums them up.
+  // Data that differs beyond them, and has as many tokens, has the same identity.
+  DataIdentity check_ids(int64_t most) const;
 
  private:
   struct Part {

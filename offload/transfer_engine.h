@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "device/device.h"
 
@@ -26,6 +27,8 @@ class TransferEngine {
   // Bytes moved so far over the link, by the copies themselves.
   int64_t bytes_to_device() const { return to_device_->copied_bytes(CopyDirection::kToDevice); }
   int64_t bytes_to_host() const { return to_host_->copied_bytes(CopyDirection::kToHost); }
+  // A queue for copies that are no part of a step: fed by a thread of their own, counted nowhere.
+  std::unique_ptr<Stream> make_stream(const std::string& name) { return device_.make_stream(name); }
   // Host memory that its copies reach as fast as they can.
   Memory& host_memory() { return device_.host_memory(); }
   // Waits for both queues; rethrows their first error.

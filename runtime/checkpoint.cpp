@@ -12,7 +12,6 @@
 #include "io/manifest.h"
 #include "io/safetensors.h"
 #include "models/models.h"
-#include "runtime/model_weights.h"
 
 namespace hetmem {
 namespace {
@@ -20,6 +19,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kPrefix = "checkpoint-";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kStateFile = "trainer_state.json";
 
 std::string moment_name(const TrainConfig& config, size_t which, const std::string& weight) {
   if (config.optimizer == OptimizerKind::kSgd) return "momentum_buffer." + weight;
@@ -33,42 +34,86 @@ struct StoredTensor {
   size_t index = 0;
 };
 
-// What optimizer.safetensors holds, in its order.
-std::vector<StoredTensor> optimizer_tensors(const Trainer& trainer) {
+// What optimizer.safetensors holds, in its order: tensor by tensor, masters before moments.
+std::vector<StoredTensor> optimizer_tensors(const ModelConfig& model, const TrainConfig& config,
+                                            const std::vector<StateTensor>& state) {
   std::vector<StoredTensor> tensors;
-  const std::vector<StateTensor> state = trainer.state();
   for (size_t i = 0; i < state.size(); ++i) {
     const auto add = [&](const std::string& name, ChunkList list) {
       tensors.push_back({{name, DType::kFloat32, state[i].shape}, list, i});
     };
-    if (trainer.model().dtype != DType::kFloat32) {
-      add(master_name(state[i].name), ChunkList::kWeights);
-    }
+    if (model.dtype != DType::kFloat32) add(master_name(state[i].name), ChunkList::kWeights);
     constexpr std::array kMoments{ChunkList::kFirstMoment, ChunkList::kSecondMoment};
     for (size_t which = 0; which < static_cast<size_t>(state[i].moments); ++which) {
-      add(moment_name(trainer.config(), which, state[i].name), kMoments.at(which));
+      add(moment_name(config, which, state[i].name), kMoments.at(which));
     }
   }
   return tensors;
 }
 
-void write_model(Trainer& trainer, const std::string& folder) {
-  write_model_folder(
-      folder, trainer.model(), trainer.config().model, weight_specs(trainer.model()),
-      [&](size_t index, const FloatSink& sink) { trainer.read(ChunkList::kWeights, index, sink); });
+std::vector<StoredTensor> optimizer_tensors(const Trainer& trainer) {
+  return optimizer_tensors(trainer.model(), trainer.config(), trainer.state());
 }
 
-void write_optimizer(Trainer& trainer, const std::string& path) {
-  const std::vector<StoredTensor> tensors = optimizer_tensors(trainer);
+SafetensorsWriter optimizer_writer(const CheckpointHead& head, const std::string& path) {
   std::vector<NamedTensorInfo> infos;
-  for (const StoredTensor& tensor : tensors) infos.push_back(tensor.info);
-  SafetensorsWriter writer(path, infos);
-  for (const StoredTensor& tensor : tensors) {
-    trainer.read(tensor.list, tensor.index, [&](const float* data, int64_t count) {
-      writer.append(data, count * static_cast<int64_t>(sizeof(float)));
-    });
+  for (const StoredTensor& tensor : optimizer_tensors(head.model, head.config, head.state)) {
+    infos.push_back(tensor.info);
   }
-  writer.finish();
+  return {path, infos};
+}
+
+// Both files grow tensor by tensor, so that every list of every tensor is read once.
+std::vector<FileSum> write_tensors(const CheckpointHead& head, const StateReader& read,
+                                   const std::string& folder) {
+  const bool keeps_masters = head.model.dtype != DType::kFloat32;
+  ModelFolderWriter model(folder, head.model, head.config.model, weight_specs(head.model));
+  SafetensorsWriter optimizer = optimizer_writer(head, folder + "/" + kOptimizerFile);
+  const auto append = [&](const float* data, int64_t count) {
+    optimizer.append(data, count * static_cast<int64_t>(sizeof(float)));
+  };
+  for (size_t i = 0; i < head.state.size(); ++i) {
+    read(ChunkList::kWeights, i, [&](const float* data, int64_t count) {
+      model.append(data, count);
+      if (keeps_masters) append(data, count);
+    });
+    const int moments = head.state[i].moments;
+    if (moments > 0) read(ChunkList::kFirstMoment, i, append);
+    if (moments > 1) read(ChunkList::kSecondMoment, i, append);
+    kill_point(FaultSite::kCheckpointTensor);
+  }
+  std::vector<FileSum> files = model.finish();
+  files.push_back(optimizer.finish());
+  return files;
+}
+
+Json state_json(const CheckpointHead& head) {
+  Json state;
+  state["step"] = head.steps_done;
+  state["optimizer_count"] = head.optimizer_count;
+  // Windows and dropout are drawn by counters: where they stand follows from the step alone.
+  state["sampler"] = {{"shuffle", head.config.shuffle},
+                      {"seed", head.config.seed},
+                      {"next_window", head.steps_done * head.sequences_per_step}};
+  state["rng"] = {{"generator", "philox4x32-10"}, {"seed", head.config.seed}};
+  if (head.data) state["data"] = {{"tokens", head.data->tokens}, {"xxh3_128", head.data->sum}};
+  state["configuration"] = to_yaml(head.config);
+  return state;
+}
+
+// A run that goes on with other data would go on as if nothing had happened.
+void check_data(const Json& state, const DataIdentity& data, const std::string& folder) {
+  if (!state.contains("data")) return;  // of a version that did not say
+  const Json& then = state["data"];
+  if (then.is_object() && then.value("tokens", int64_t{-1}) == data.tokens &&
+      then.value("xxh3_128", std::string()) == data.sum) {
+    return;
+  }
+  throw Error(ErrorKind::kBadInput,
+              "--data is not what " + folder + " was trained on (" + std::to_string(data.tokens) +
+                  " tokens, then " + then.value("tokens", Json()).dump() +
+                  "; or other ones); give the same data, or begin a new run with --model " +
+                  folder);
 }
 
 void read_tensor(Trainer& trainer, const SafetensorsReader& reader, const StoredTensor& tensor,
@@ -93,12 +138,13 @@ int64_t step_of(const std::string& name) {
   return code == std::errc() && end == name.data() + name.size() ? step : -1;
 }
 
+// Of those that are complete.
 std::vector<int64_t> checkpoint_steps(const std::string& out) {
   std::vector<int64_t> steps;
   std::error_code code;
   for (const auto& entry : fs::directory_iterator(out, code)) {
     const int64_t step = step_of(entry.path().filename().string());
-    if (step >= 0 && entry.is_directory()) steps.push_back(step);
+    if (step >= 0 && has_manifest(entry.path().string())) steps.push_back(step);
   }
   std::sort(steps.begin(), steps.end());
   return steps;
@@ -110,37 +156,53 @@ std::string master_name(const std::string& weight) { return "master." + weight; 
 
 void save_model(Trainer& trainer, const std::string& folder) {
   AtomicDirectory directory(folder);
-  write_model(trainer, directory.path());
-  write_manifest(directory.path());
+  const std::vector<WeightSpec> specs = weight_specs(trainer.model());
+  ModelFolderWriter writer(directory.path(), trainer.model(), trainer.config().model, specs);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    trainer.read(ChunkList::kWeights, i,
+                 [&](const float* data, int64_t count) { writer.append(data, count); });
+  }
+  write_manifest(directory.path(), writer.finish());
   directory.commit();
 }
 
-void save_checkpoint(Trainer& trainer, const std::string& folder) {
+CheckpointHead checkpoint_head(const Trainer& trainer, const DataIdentity* data) {
+  CheckpointHead head{trainer.model(),
+                      trainer.config(),
+                      trainer.state(),
+                      trainer.steps_done(),
+                      trainer.optimizer_count(),
+                      trainer.sequences_per_step(),
+                      {}};
+  if (data != nullptr) head.data = *data;
+  return head;
+}
+
+void write_checkpoint(const CheckpointHead& head, const StateReader& read,
+                      const std::string& folder) {
   AtomicDirectory directory(folder);
   kill_point(FaultSite::kCheckpointBegin);
-  write_model(trainer, directory.path());
-  kill_point(FaultSite::kCheckpointModel);
-  write_optimizer(trainer, directory.path() + "/optimizer.safetensors");
-  kill_point(FaultSite::kCheckpointOptimizer);
-  Json state;
-  state["step"] = trainer.steps_done();
-  state["optimizer_count"] = trainer.optimizer_count();
-  // Windows and dropout are drawn by counters: where they stand follows from the step alone.
-  state["sampler"] = {{"shuffle", trainer.config().shuffle},
-                      {"seed", trainer.config().seed},
-                      {"next_window", trainer.steps_done() * trainer.sequences_per_step()}};
-  state["rng"] = {{"generator", "philox4x32-10"}, {"seed", trainer.config().seed}};
-  state["configuration"] = to_yaml(trainer.config());
-  write_text_file(directory.path() + "/trainer_state.json", state.dump(2) + "\n");
+  std::vector<FileSum> files = write_tensors(head, read, directory.path());
+  kill_point(FaultSite::kCheckpointTensors);
+  files.push_back(write_summed_file(directory.path(), kStateFile, state_json(head).dump(2) + "\n"));
   kill_point(FaultSite::kCheckpointState);
-  write_manifest(directory.path());
+  write_manifest(directory.path(), files);
   kill_point(FaultSite::kCheckpointManifest);
   directory.commit();
 }
 
-void load_checkpoint(Trainer& trainer, const std::string& folder) {
+void save_checkpoint(Trainer& trainer, const std::string& folder, const DataIdentity* data) {
+  write_checkpoint(
+      checkpoint_head(trainer, data),
+      [&](ChunkList list, size_t tensor, const FloatSink& sink) {
+        trainer.read(list, tensor, sink);
+      },
+      folder);
+}
+
+void load_checkpoint(Trainer& trainer, const std::string& folder, const DataIdentity* data) {
   verify_manifest(folder);
-  const std::string state_path = folder + "/trainer_state.json";
+  const std::string state_path = folder + "/" + kStateFile;
   const Json state = read_json_file(state_path);
   for (const char* key : {"step", "optimizer_count"}) {
     if (!state.is_object() || !state.contains(key) || !state[key].is_number_unsigned()) {
@@ -148,7 +210,8 @@ void load_checkpoint(Trainer& trainer, const std::string& folder) {
                   state_path + ": \"" + key + "\" is missing or no whole number");
     }
   }
-  const SafetensorsReader optimizer(folder + "/optimizer.safetensors");
+  if (data != nullptr) check_data(state, *data, folder);
+  const SafetensorsReader optimizer(folder + "/" + kOptimizerFile);
   for (const StoredTensor& tensor : optimizer_tensors(trainer)) {
     read_tensor(trainer, optimizer, tensor, folder);
   }

@@ -1,23 +1,48 @@
 // Checkpoints and final model folders: OUT/checkpoint-<step>/ and OUT/final/. A folder appears
 // complete or not at all; optimizer.safetensors holds the moments and, where the model's dtype
-// cannot hold it, the fp32 master of each weight; trainer_state.json the counts. Not thread-safe.
+// cannot hold it, the fp32 master of each weight; trainer_state.json the counts. CheckpointWriter
+// writes them beside training. Not thread-safe.
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "io/token_dataset.h"
 #include "runtime/trainer.h"
 
 namespace hetmem {
 
 // A clean model folder, loadable by from_pretrained.
 void save_model(Trainer& trainer, const std::string& folder);
-// The model folder and the training state.
-void save_checkpoint(Trainer& trainer, const std::string& folder);
-// Puts weights, moments and counts back. Throws Error (kBadInput, kStorage) naming the file.
-void load_checkpoint(Trainer& trainer, const std::string& folder);
+
+// What a checkpoint says beside its tensors, as it is at the step that is saved.
+struct CheckpointHead {
+  ModelConfig model;
+  TrainConfig config;
+  std::vector<StateTensor> state;
+  int64_t steps_done = 0;
+  int64_t optimizer_count = 0;
+  int64_t sequences_per_step = 0;
+  std::optional<DataIdentity> data;
+};
+CheckpointHead checkpoint_head(const Trainer& trainer, const DataIdentity* data = nullptr);
+// Gives all elements of a list of a tensor (by CheckpointHead::state), in order, to the sink.
+using StateReader = std::function<void(ChunkList list, size_t tensor, const FloatSink& sink)>;
+// The model folder and the training state; each list of each tensor is read once.
+void write_checkpoint(const CheckpointHead& head, const StateReader& read,
+                      const std::string& folder);
+// The same of the state as it is, while nothing trains.
+void save_checkpoint(Trainer& trainer, const std::string& folder,
+                     const DataIdentity* data = nullptr);
+// Puts weights, moments and counts back. Throws Error (kBadInput, kStorage) naming the file;
+// kBadInput, too, where the checkpoint was trained on other data than `data`.
+void load_checkpoint(Trainer& trainer, const std::string& folder,
+                     const DataIdentity* data = nullptr);
 // What optimizer.safetensors calls the fp32 master of a weight.
 std::string master_name(const std::string& weight);
-// The step of the newest checkpoint-<step> under `out`, or -1.
+// The step of the newest complete checkpoint-<step> under `out`, or -1.
 int64_t newest_checkpoint(const std::string& out);
 std::string checkpoint_path(const std::string& out, int64_t step);
 // Removes all but the newest `keep` checkpoints (0: keeps all).

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/manifest.h"
 #include "io/safetensors.h"
 #include "models/models.h"
 #include "runtime/checkpoint.h"
@@ -94,11 +95,16 @@ class FolderWeights {
 
 void export_model(const std::string& source, const std::string& out, std::optional<DType> dtype) {
   check_out(out);
+  if (has_manifest(source)) verify_manifest(source);
   const ModelConfig model = load_model_config(source);
   const ModelConfig changed = dtype ? with_dtype(model, *dtype) : model;
   FolderWeights weights(model, source, changed.dtype);
   AtomicDirectory directory(out);
-  write_model_folder(directory.path(), changed, source, weights.specs(), std::ref(weights));
+  ModelFolderWriter writer(directory.path(), changed, source, weights.specs());
+  for (size_t i = 0; i < weights.specs().size(); ++i) {
+    weights(i, [&](const float* data, int64_t count) { writer.append(data, count); });
+  }
+  writer.finish();
   directory.commit();
 }
 

@@ -56,18 +56,11 @@ bool is_tokenizer_file(const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-void append(SafetensorsWriter& writer, const float* data, int64_t count, DType dtype) {
-  if (dtype == DType::kFloat32) return writer.append(data, count * 4);
-  constexpr int64_t kPiece = 65536;
-  std::vector<uint16_t> piece(kPiece);
-  for (int64_t first = 0; first < count; first += kPiece) {
-    const int64_t now = std::min(kPiece, count - first);
-    for (int64_t i = 0; i < now; ++i) {
-      piece[static_cast<size_t>(i)] = dtype == DType::kBFloat16 ? bf16_from_float(data[first + i])
-                                                                : fp16_from_float(data[first + i]);
-    }
-    writer.append(piece.data(), now * 2);
-  }
+std::vector<NamedTensorInfo> tensors_of(const ModelConfig& model,
+                                        const std::vector<WeightSpec>& specs) {
+  std::vector<NamedTensorInfo> tensors;
+  for (const WeightSpec& spec : specs) tensors.push_back({spec.name, model.dtype, spec.shape});
+  return tensors;
 }
 
 }  // namespace
@@ -101,27 +94,36 @@ void fill_weights(const ModelConfig& model, const TrainConfig& config,
   }
 }
 
-void write_model_folder(const std::string& folder, const ModelConfig& model,
-                        const std::string& source_folder, const std::vector<WeightSpec>& specs,
-                        const WeightReader& read) {
-  write_text_file(folder + "/config.json", model.json);
+ModelFolderWriter::ModelFolderWriter(const std::string& folder, const ModelConfig& model,
+                                     const std::string& source_folder,
+                                     const std::vector<WeightSpec>& specs)
+    : dtype_(model.dtype), weights_(folder + "/model.safetensors", tensors_of(model, specs)) {
+  files_.push_back(write_summed_file(folder, "config.json", model.json));
   std::error_code code;
   for (const auto& entry : fs::directory_iterator(source_folder, code)) {
     const std::string name = entry.path().filename().string();
     if (!is_tokenizer_file(name)) continue;
-    fs::copy_file(entry.path(), folder + "/" + name, fs::copy_options::overwrite_existing, code);
-    if (code) {
-      throw Error(ErrorKind::kStorage,
-                  "cannot copy " + entry.path().string() + " to " + folder + ": " + code.message());
+    files_.push_back(write_summed_file(folder, name, read_text_file(entry.path().string())));
+  }
+}
+
+void ModelFolderWriter::append(const float* data, int64_t count) {
+  if (dtype_ == DType::kFloat32) return weights_.append(data, count * 4);
+  constexpr int64_t kPiece = 65536;
+  std::vector<uint16_t> piece(kPiece);
+  for (int64_t first = 0; first < count; first += kPiece) {
+    const int64_t now = std::min(kPiece, count - first);
+    for (int64_t i = 0; i < now; ++i) {
+      piece[static_cast<size_t>(i)] = dtype_ == DType::kBFloat16 ? bf16_from_float(data[first + i])
+                                                                 : fp16_from_float(data[first + i]);
     }
+    weights_.append(piece.data(), now * 2);
   }
-  std::vector<NamedTensorInfo> tensors;
-  for (const WeightSpec& spec : specs) tensors.push_back({spec.name, model.dtype, spec.shape});
-  SafetensorsWriter writer(folder + "/model.safetensors", tensors);
-  for (size_t i = 0; i < specs.size(); ++i) {
-    read(i, [&](const float* data, int64_t count) { append(writer, data, count, model.dtype); });
-  }
-  writer.finish();
+}
+
+std::vector<FileSum> ModelFolderWriter::finish() {
+  files_.push_back(weights_.finish());
+  return std::move(files_);
 }
 
 }  // namespace hetmem

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "io/checksum.h"
 #include "io/model_config.h"
 #include "io/safetensors.h"
 #include "models/models.h"
@@ -28,13 +29,21 @@ void fill_weights(const ModelConfig& model, const TrainConfig& config,
 FloatSource weight_source(const SafetensorsReader& reader, const ModelConfig& model,
                           const WeightSpec& spec, const std::string& folder);
 
-// Gives all elements of weight `index` to the sink.
-using WeightReader = std::function<void(size_t index, const FloatSink& sink)>;
-
 // Writes config.json, tokenizer files and model.safetensors, in the model's own names and dtype,
-// into an existing folder. Weights are asked for in the order of `specs`.
-void write_model_folder(const std::string& folder, const ModelConfig& model,
-                        const std::string& source_folder, const std::vector<WeightSpec>& specs,
-                        const WeightReader& read);
+// into an existing folder.
+class ModelFolderWriter {
+ public:
+  ModelFolderWriter(const std::string& folder, const ModelConfig& model,
+                    const std::string& source_folder, const std::vector<WeightSpec>& specs);
+  // The next elements of the weights, which follow each other in the order of the specs.
+  void append(const float* data, int64_t count);
+  // What each file should hold.
+  std::vector<FileSum> finish();
+
+ private:
+  DType dtype_;
+  std::vector<FileSum> files_;
+  SafetensorsWriter weights_;
+};
 
 }  // namespace hetmem

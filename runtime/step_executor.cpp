@@ -284,6 +284,7 @@ void StepExecutor::enqueue(int index, const PieceStep* step) {
     case Action::Kind::kHostStep:
       if (step == nullptr || !*step) break;
       kill_point(FaultSite::kStepChunk);
+      chunks_.before_change(action.target, stream);
       if (measure_) stream.start_timer();
       for (const PieceState& piece : command.pieces) (*step)(stream, piece);
       if (measure_) stream.stop_timer(update_seconds_[static_cast<size_t>(action.target)]);

@@ -400,6 +400,10 @@ void Trainer::read(ChunkList list, size_t tensor, const FloatSink& sink) {
   state_->chunks.read(list, static_cast<int>(tensor), sink);
 }
 
+std::unique_ptr<ChunkSnapshot> Trainer::snapshot() {
+  return std::make_unique<ChunkSnapshot>(state_->chunks, state_->host, state_->transfers);
+}
+
 void Trainer::write(ChunkList list, size_t tensor, const FloatSource& source) {
   if (state_->executor) state_->executor->forget_pool();
   state_->chunks.write(list, static_cast<int>(tensor), source);

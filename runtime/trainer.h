@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "chunk_manager/chunk_manager.h"
+#include "chunk_manager/chunk_snapshot.h"
 #include "io/model_config.h"
 #include "runtime/model_weights.h"
 #include "runtime/plan_report.h"
@@ -91,6 +92,9 @@ class Trainer {
   std::vector<StateTensor> state() const;
   void read(ChunkList list, size_t tensor, const FloatSink& sink);
   void write(ChunkList list, size_t tensor, const FloatSource& source);
+  // The state as it is now, to be read by another thread while the next steps are taken. One at a
+  // time; it must not outlive the Trainer.
+  std::unique_ptr<ChunkSnapshot> snapshot();
   void restore_counts(int64_t steps_done, int64_t optimizer_count);
 
   // From the next step on, plans for other budgets; losses and weights stay the same, bit for bit.

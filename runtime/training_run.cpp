@@ -8,7 +8,6 @@
 #include <cmath>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 
 #include "core/error.h"
@@ -18,6 +17,7 @@
 #include "io/json.h"
 #include "io/token_dataset.h"
 #include "runtime/checkpoint.h"
+#include "runtime/checkpoint_writer.h"
 #include "runtime/machine.h"
 #include "runtime/plan_report.h"
 #include "runtime/prepared_data.h"
@@ -232,11 +232,11 @@ class Loop {
         on_progress_(on_progress),
         model_(load_model_config(config.model)),
         sequence_(resolved_sequence_length(config, model_)),
-        data_(open_data(config.data, "--data")),
+        data_(open_data(config.data, "--data", &identity_)),
         sampler_(data_.windows(), config.batch_size * config.gradient_accumulation_steps,
                  config.shuffle, config.seed) {
     if (!config.eval_data.empty()) {
-      eval_data_.emplace(open_data(config.eval_data, "--eval-data"));
+      eval_data_.emplace(open_data(config.eval_data, "--eval-data", nullptr));
     }
     total_steps_ = config.steps.value_or(
         std::max<int64_t>(1, std::llround(config.epochs.value_or(1.0) *
@@ -250,17 +250,19 @@ class Loop {
     OutputFolder folder(config_, !resume.empty() && is_inside(resume, config_.out));
     if (config_.machine.empty()) keep_rates(device_of(config_));
     Trainer trainer(config_, total_steps_);
-    if (!resume.empty()) load_checkpoint(trainer, resume);
+    if (!resume.empty()) load_checkpoint(trainer, resume, &identity_);
     folder.remove_old_run();
     AtomicDirectory::remove_abandoned(folder.path());
     const std::string metrics_path = folder.path() + "/metrics.jsonl";
     if (config_.tensorboard) tensorboard_.emplace(folder.path(), trainer.steps_done());
     trim_metrics(metrics_path, trainer.steps_done());
-    metrics_.open(metrics_path, std::ios::app);
+    metrics_.emplace(File::open_for_appending(metrics_path));
+    metrics_end_ = metrics_->size();
     write_text_file(folder.path() + "/config.yaml", to_yaml(config_));
     write_plan(trainer, folder.path());
     op_seconds_ = trainer.access_trace().op_seconds;
     if (!config_.trace.empty()) trace::start();
+    CheckpointWriter checkpoints(trainer, folder.path(), config_.save_total_limit, identity_);
     RunResult result;
     result.out = folder.path();
     while (trainer.steps_done() < total_steps_ && !stop) {
@@ -269,14 +271,18 @@ class Loop {
       result.last_loss = report.loss;
       result.device = report.device;
       result.host = report.host;
-      after_step(trainer, folder.path());
+      after_step(trainer, folder.path(), checkpoints);
     }
+    checkpoints.finish();
     folder.keep();
     result.plan = trainer.plan_report();
     result.steps = trainer.steps_done();
     result.interrupted = trainer.steps_done() < total_steps_;
+    result.checkpoints = checkpoints.use();
     if (result.interrupted) {
-      save_checkpoint(trainer, checkpoint_path(folder.path(), trainer.steps_done()));
+      if (checkpoints.newest() != trainer.steps_done()) {
+        save_checkpoint(trainer, checkpoint_path(folder.path(), trainer.steps_done()), &identity_);
+      }
     } else {
       if (eval_data_ && !evaluated_last_) evaluate(trainer);
       save_model(trainer, folder.path() + "/final");
@@ -286,14 +292,16 @@ class Loop {
   }
 
  private:
-  TokenDataset open_data(const std::vector<std::string>& paths, const std::string& flag) const {
+  TokenDataset open_data(const std::vector<std::string>& paths, const std::string& flag,
+                         DataIdentity* identity) const {
     if (paths.empty()) throw Error(ErrorKind::kBadInput, flag + " is required");
     // What takes a few seconds to look at; ids beyond it are checked as they are read.
     constexpr int64_t kMostChecked = int64_t{1} << 30;
     const PreparedData prepared(paths, config_.data_glob, flag, config_.model, model_);
     try {
       TokenDataset data(prepared.token_files(), sequence_, model_.vocabulary);
-      data.check_ids(kMostChecked);
+      const DataIdentity found = data.check_ids(kMostChecked);
+      if (identity != nullptr) *identity = found;
       return data;
     } catch (const Error& error) {  // the token files of text are not known to the user
       throw Error(error.kind(), flag + ": " + error.what());
@@ -316,9 +324,9 @@ class Loop {
   }
 
   void write_metrics(const std::string& line) {
-    metrics_ << line << '\n' << std::flush;
-    if (!metrics_)
-      throw Error(ErrorKind::kStorage, "cannot write metrics.jsonl: is the disk full?");
+    const std::string text = line + '\n';
+    metrics_->write(metrics_end_, text.data(), static_cast<int64_t>(text.size()));
+    metrics_end_ += static_cast<int64_t>(text.size());
   }
 
   StepReport take_step(Trainer& trainer) {
@@ -347,14 +355,14 @@ class Loop {
     on_progress_(progress);
   }
 
-  void after_step(Trainer& trainer, const std::string& out) {
+  void after_step(Trainer& trainer, const std::string& out, CheckpointWriter& checkpoints) {
+    checkpoints.check();
     write_new_plan(trainer, out);
     const int64_t step = trainer.steps_done();
     evaluated_last_ = eval_data_ && config_.eval_steps > 0 && step % config_.eval_steps == 0;
     if (evaluated_last_) evaluate(trainer);
     if (config_.save_steps > 0 && step % config_.save_steps == 0) {
-      save_checkpoint(trainer, checkpoint_path(out, step));
-      prune_checkpoints(out, config_.save_total_limit);
+      checkpoints.begin();
     }
   }
 
@@ -362,11 +370,13 @@ class Loop {
   const std::function<void(const RunProgress&)>& on_progress_;
   ModelConfig model_;
   int64_t sequence_;
+  DataIdentity identity_;  // before the data, whose opening sets it
   TokenDataset data_;
   WindowSampler sampler_;
   std::optional<TokenDataset> eval_data_;
   int64_t total_steps_ = 0;
-  std::ofstream metrics_;
+  std::optional<File> metrics_;
+  int64_t metrics_end_ = 0;
   std::optional<TensorBoardLog> tensorboard_;
   std::vector<double> op_seconds_;  // of the plan that was written last
   bool evaluated_last_ = false;

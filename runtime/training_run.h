@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "runtime/checkpoint_writer.h"
 #include "runtime/plan_report.h"
 #include "runtime/train_config.h"
 #include "runtime/trainer.h"
@@ -26,7 +27,8 @@ struct RunResult {
   bool interrupted = false;  // a checkpoint was written
   TierUse device;
   TierUse host;
-  PlanReport plan;  // that the last step ran on
+  CheckpointUse checkpoints;  // that were written beside training
+  PlanReport plan;            // that the last step ran on
 };
 
 // Runs to the end, or until `stop` is set (after the step under way). Throws Error. A folder that

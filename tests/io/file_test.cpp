@@ -158,16 +158,18 @@ TEST_F(Files, ADirectoryThatCannotBeReplacedStays) {
   int failed = 0;
   for (const char* site : {"file.sync", "file.rename@/out", "file.open"}) {
     for (int call = 1;; ++call) {
-      const FaultPlan::Session faults(std::string(site) + ":" + std::to_string(call) + "=EIO");
       bool threw = false;
-      try {
-        fill("new");
-      } catch (const Error& error) {
-        EXPECT_EQ(error.kind(), ErrorKind::kStorage);
-        threw = true;
-        ++failed;
+      {
+        const FaultPlan::Session faults(std::string(site) + ":" + std::to_string(call) + "=EIO");
+        try {
+          fill("new");
+        } catch (const Error& error) {
+          EXPECT_EQ(error.kind(), ErrorKind::kStorage);
+          threw = true;
+          ++failed;
+        }
+        EXPECT_EQ(threw, faults.fired() > 0);
       }
-      EXPECT_EQ(threw, faults.fired() > 0);
       const std::string found = read_text_file(at("out") + "/a");
       EXPECT_TRUE(found == "old" || found == "new");
       EXPECT_EQ(entries(), 1U);

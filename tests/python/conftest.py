@@ -107,8 +107,8 @@ def data(tmp_path_factory, tokens):
 
 def hetmem(*arguments, timeout=300, env=None, **more):
     return subprocess.run(
-        [BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
-        env=os.environ | (env or {}), **more,
+        [BINARY, *map(str, arguments)], capture_output=True, text=True, errors="replace",
+        timeout=timeout, env=os.environ | (env or {}), **more,
     )
 
 

@@ -1,0 +1,155 @@
+#include "chunk_manager/chunk_snapshot.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/error.h"
+#include "core/split_master.h"
+#include "core/trace.h"
+
+namespace hetmem {
+namespace {
+
+CopyDirection direction_from(bool on_device) {
+  return on_device ? CopyDirection::kToHost : CopyDirection::kWithin;
+}
+
+}  // namespace
+
+ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& transfers)
+    : chunks_(chunks),
+      host_(host),
+      block_(static_cast<size_t>(ChunkManager::kBlock)),
+      reading_(transfers.make_stream("checkpoint")),
+      sparing_(transfers.make_stream("spare copies")) {
+  HETMEM_ASSERT(chunks.snapshot_ == nullptr);
+  for (const ChunkShape& shape : chunks.layout().chunks) {
+    const int lists = shape.trained ? 1 + chunks.moments() : 1;
+    states_.emplace_back().unread = lists * static_cast<int>(shape.pieces.size());
+    unread_ += states_.back().unread;
+  }
+  chunks.snapshot_ = this;
+}
+
+ChunkSnapshot::~ChunkSnapshot() { chunks_.snapshot_ = nullptr; }
+
+void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& sink) {
+  for (const PieceOf& at : chunks_.layout().pieces[static_cast<size_t>(tensor)]) {
+    const ChunkPiece& piece = chunks_.layout().piece(at);
+    for (int64_t first = 0; first < piece.elements; first += ChunkManager::kBlock) {
+      const int64_t count = std::min(ChunkManager::kBlock, piece.elements - first);
+      const bool last = first + count == piece.elements;
+      const int64_t from = piece.offset + first;
+      const TensorView home = chunks_.whole(list, at.chunk);
+      if (home.dtype == DType::kBFloat16) {
+        high_.resize(block_.size());
+        low_.resize(block_.size());
+        read_block(home, at.chunk, from, count, false, high_.data());
+        read_block(chunks_.low(at.chunk), at.chunk, from, count, last, low_.data());
+        for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+          block_[i] = join_master(high_[i], low_[i]);
+        }
+      } else {
+        read_block(home, at.chunk, from, count, last, block_.data());
+      }
+      sink(block_.data(), count);
+    }
+  }
+}
+
+// From the spare copy where there is one; else from the home, which waits to be changed meanwhile.
+// The last block of a piece passes it in one go: nobody makes a spare copy that is not waited for.
+void ChunkSnapshot::read_block(const TensorView& list, int chunk, int64_t first, int64_t count,
+                               bool last, void* to) {
+  State& state = states_[static_cast<size_t>(chunk)];
+  const auto offset = static_cast<const char*>(list.data) - chunks_.state(chunk);
+  const char* source = static_cast<const char*>(list.data);
+  CopyDirection direction = direction_from(chunks_.resident(chunk));
+  {
+    const std::lock_guard lock(mutex_);
+    if (state.spare) {
+      source = static_cast<const char*>(state.spare->data()) + offset;
+      direction = CopyDirection::kWithin;
+      reading_->wait(state.copied);
+    } else {
+      state.reading = true;
+    }
+  }
+  const int64_t size = size_of(list.dtype);
+  reading_->copy(to, source + first * size, count * size, direction);
+  reading_->synchronize();
+  std::optional<Buffer> done;  // given back without the lock
+  const std::lock_guard lock(mutex_);
+  state.reading = false;
+  if (last) {
+    HETMEM_ASSERT(state.unread > 0);
+    --unread_;
+    if (--state.unread == 0) state.spare.swap(done);
+  }
+  changed_.notify_all();
+}
+
+void ChunkSnapshot::stop() {
+  const std::lock_guard lock(mutex_);
+  stopped_ = true;
+  for (State& state : states_) state.reading = false;
+  changed_.notify_all();
+}
+
+template <typename Condition>
+void ChunkSnapshot::wait_until(std::unique_lock<std::mutex>& lock, const Condition& condition) {
+  if (condition()) return;
+  const trace::Range range("trainer", "wait for checkpoint");
+  const auto begin = std::chrono::steady_clock::now();
+  changed_.wait(lock, condition);
+  waited_seconds_ +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+void ChunkSnapshot::before_change(int chunk, Stream& stream) {
+  State& state = states_[static_cast<size_t>(chunk)];
+  std::unique_lock lock(mutex_);
+  if (state.spare) return;
+  wait_until(lock, [&] { return !state.reading; });  // one block
+  if (state.unread == 0 || stopped_ || make_spare(chunk, state, stream)) return;
+  ++without_room_;
+  wait_until(lock, [&] { return state.unread == 0 || stopped_; });
+}
+
+bool ChunkSnapshot::make_spare(int chunk, State& state, Stream& stream) {
+  const int64_t bytes = chunks_.state_bytes(chunk);
+  try {
+    state.spare.emplace(host_, bytes, MemoryKind::kStaging, MemorySpace::kHost);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDoesNotFit) throw;
+    return false;
+  }
+  sparing_->copy(state.spare->data(), chunks_.state(chunk), bytes,
+                 direction_from(chunks_.resident(chunk)));
+  state.copied = sparing_->record();
+  stream.wait(state.copied);
+  spared_bytes_ += bytes;
+  return true;
+}
+
+void ChunkSnapshot::wait() {
+  std::unique_lock lock(mutex_);
+  wait_until(lock, [&] { return unread_ == 0 || stopped_; });
+}
+
+double ChunkSnapshot::waited_seconds() const {
+  const std::lock_guard lock(mutex_);
+  return waited_seconds_;
+}
+
+int64_t ChunkSnapshot::spared_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return spared_bytes_;
+}
+
+int64_t ChunkSnapshot::chunks_without_room() const {
+  const std::lock_guard lock(mutex_);
+  return without_room_;
+}
+
+}  // namespace hetmem

@@ -1,0 +1,294 @@
+// Checkpoints written beside training: what is written is the state at its step, whatever happens
+// meanwhile, and a checkpoint that cannot be written leaves the one before as it was.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <thread>
+
+#include "core/error.h"
+#include "core/fault_plan.h"
+#include "device/cpu/memory_guard.h"
+#include "io/file.h"
+#include "io/manifest.h"
+#include "runtime/checkpoint_writer.h"
+#include "tests/runtime/tiny_models.h"
+
+namespace hetmem {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Past the warm-up, so that nothing is planned again in the steps that follow.
+constexpr int64_t kSaved = 3;
+constexpr int64_t kLast = 6;
+
+std::map<std::string, std::string> files_of(const std::string& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    files[entry.path().filename().string()] = read_text_file(entry.path().string());
+  }
+  return files;
+}
+
+const DataIdentity& some_data() {
+  static const DataIdentity data{4001, "0123"};
+  return data;
+}
+
+// The checkpoint of a run that stands still while it is written, and the run's later outcome.
+struct Expected {
+  explicit Expected(const TrainConfig& config) {
+    Trainer trainer(config, kLast);
+    take_steps(trainer, kSaved, outcome);
+    save_checkpoint(trainer, folder.path() + "/c", &some_data());
+    take_steps(trainer, kLast, outcome);
+    outcome.state = state_of(trainer);
+    files = files_of(folder.path() + "/c");
+  }
+  TemporaryFolder folder;
+  Outcome outcome;
+  std::map<std::string, std::string> files;
+};
+
+int64_t host_peak(const TrainConfig& config) { return plan_of(config).training.plan.host.peak; }
+
+TrainConfig middle_config(const ModelFolder& folder) {
+  TrainConfig config = tiny_config(folder);
+  config.device_memory = device_budgets(config, 3)[1];
+  return config;
+}
+
+// Two steps are taken when the reader has come to tensor t, for each t. One thread does all, so
+// that the order is what it is meant to be.
+TEST(Checkpoint, IsWhatItWasWhereverTheWriterIsWhenTrainingGoesOn) {
+  for (const char* name : {"gpt2", "qwen3_tied"}) {
+    const ModelFolder folder(tiny_model(name));
+    TrainConfig config = tiny_config(folder);
+    int64_t spared = 0;
+    for (const int64_t budget : device_budgets(config, 2)) {
+      config.device_memory = budget;
+      const Expected expected(config);
+      for (const size_t at : {0, 4, 9}) {
+        Trainer trainer(config, kLast);
+        Outcome outcome;
+        take_steps(trainer, kSaved, outcome);
+        const auto snapshot = trainer.snapshot();
+        const TemporaryFolder out;
+        write_checkpoint(
+            checkpoint_head(trainer, &some_data()),
+            [&](ChunkList list, size_t tensor, const FloatSink& sink) {
+              if (tensor == at) take_steps(trainer, kLast - 1, outcome);
+              snapshot->read(list, static_cast<int>(tensor), sink);
+            },
+            out.path() + "/c");
+        EXPECT_EQ(snapshot->chunks_without_room(), 0);
+        spared += snapshot->spared_bytes();
+        take_steps(trainer, kLast, outcome);
+        outcome.state = state_of(trainer);
+        EXPECT_TRUE(outcome == expected.outcome) << name << ", tensor " << at;
+        EXPECT_TRUE(files_of(out.path() + "/c") == expected.files) << name << ", tensor " << at;
+      }
+    }
+    EXPECT_GT(spared, 0);
+  }
+}
+
+// Without room for a copy the step waits for the reader, who waits here until it does.
+TEST(Checkpoint, WithoutRoomTheStepWaits) {
+  const ModelFolder folder(tiny_model("llama"));
+  TrainConfig config = middle_config(folder);
+  config.host_memory = host_peak(config);
+  const Expected expected(config);
+  Tier* host = nullptr;
+  Trainer trainer(config, kLast, [&](Tier&, Tier& of_host) { host = &of_host; });
+  Outcome outcome;
+  take_steps(trainer, kSaved, outcome);
+  const auto snapshot = trainer.snapshot();
+  const TemporaryFolder out;
+  std::thread writer([&, head = checkpoint_head(trainer, &some_data())] {
+    write_checkpoint(
+        head,
+        [&](ChunkList list, size_t tensor, const FloatSink& sink) {
+          while (tensor == 4 && snapshot->chunks_without_room() == 0) std::this_thread::yield();
+          snapshot->read(list, static_cast<int>(tensor), sink);
+        },
+        out.path() + "/c");
+    snapshot->stop();
+  });
+  take_steps(trainer, kLast, outcome);
+  writer.join();
+  outcome.state = state_of(trainer);
+  EXPECT_GT(snapshot->chunks_without_room(), 0);
+  EXPECT_GT(snapshot->waited_seconds(), 0);
+  EXPECT_LE(host->peak(), config.host_memory);
+  EXPECT_TRUE(outcome == expected.outcome);
+  EXPECT_TRUE(files_of(out.path() + "/c") == expected.files);
+}
+
+// What training does on its own thread meanwhile, with the writer on another: in any order of the
+// two the bytes are those. Here the sanitizers look, and the memory guard.
+TEST(Checkpoint, TheWriterAndTrainingMeetInAnyOrder) {
+  const ModelFolder folder(tiny_model("gpt2"));
+  TrainConfig config = tiny_config(folder);
+  const std::vector<int64_t> budgets = device_budgets(config, 3);
+  for (const bool guarded : {false, true}) {
+    std::optional<MemoryGuard::Session> guard;
+    if (guarded) guard.emplace();
+    for (const int64_t budget : budgets) {
+      config.device_memory = budget;
+      for (const bool roomy : {true, false}) {
+        config.host_memory = kPlenty;
+        if (!roomy) config.host_memory = host_peak(config);
+        const Expected expected(config);
+        const TemporaryFolder out;
+        Trainer trainer(config, kLast);
+        Outcome outcome;
+        take_steps(trainer, kSaved, outcome);
+        CheckpointWriter checkpoints(trainer, out.path(), 0, some_data());
+        checkpoints.begin();
+        take_steps(trainer, kLast, outcome);
+        checkpoints.finish();
+        outcome.state = state_of(trainer);
+        EXPECT_EQ(checkpoints.newest(), kSaved);
+        EXPECT_EQ(checkpoints.use().written, 1);
+        EXPECT_TRUE(outcome == expected.outcome) << budget;
+        EXPECT_TRUE(files_of(out.path() + "/checkpoint-3") == expected.files) << budget;
+      }
+    }
+  }
+}
+
+TEST(Checkpoint, ChunksThatMoveWaitForTheWriter) {
+  const ModelFolder folder(tiny_model("qwen2"));
+  TrainConfig config = tiny_config(folder);
+  const std::vector<int64_t> budgets = device_budgets(config, 3);
+  config.device_memory = budgets.front();
+  const Expected expected(config);
+  const TemporaryFolder out;
+  Trainer trainer(config, kLast);
+  Outcome outcome;
+  take_steps(trainer, kSaved, outcome);
+  std::string saved;
+  {
+    CheckpointWriter checkpoints(trainer, out.path(), 0, some_data());
+    checkpoints.begin();
+    trainer.set_budget(budgets.back(), kPlenty);
+    take_steps(trainer, kSaved + 1, outcome);
+    trainer.set_budget(budgets.front(), kPlenty);
+  }  // waits for what is being written
+  take_steps(trainer, kLast, outcome);
+  outcome.state = state_of(trainer);
+  EXPECT_TRUE(outcome == expected.outcome);
+  EXPECT_TRUE(files_of(out.path() + "/checkpoint-3") == expected.files);
+}
+
+// Every call that makes a checkpoint fails once: the error is told, the checkpoint before is whole,
+// nothing is left over, training goes on and the next one is written.
+TEST(Checkpoint, WritingMayFailAtAnyCall) {
+  const ModelFolder folder(tiny_model("qwen3"));
+  const TrainConfig config = middle_config(folder);
+  const Expected expected(config);
+  int64_t failures = 0;
+  for (const char* site :
+       {"file.create@.tmp-", "file.write@.tmp-", "file.sync", "file.rename@checkpoint-",
+        "copy@within", "copy@to_host", "file.open@.tmp-"}) {
+    const bool copy = std::string(site).starts_with("copy");
+    // Writes are many and alike: each of the first, then ever fewer.
+    for (int64_t call = 1;; call += 1 + call / 8) {
+      const TemporaryFolder out;
+      Trainer trainer(config, kLast);
+      Outcome outcome;
+      CheckpointWriter checkpoints(trainer, out.path(), 1, some_data());
+      take_steps(trainer, 2, outcome);
+      checkpoints.begin();
+      checkpoints.finish();
+      take_steps(trainer, kSaved, outcome);
+      bool failed = false;
+      {
+        const FaultPlan::Session faults(std::string(site) + ":" + std::to_string(call) +
+                                        (copy            ? "=fail"
+                                         : call % 2 == 0 ? "=EIO"
+                                                         : "=ENOSPC"));
+        checkpoints.begin();
+        try {
+          checkpoints.finish();
+        } catch (const Error& error) {
+          failed = true;
+          EXPECT_EQ(error.kind(), copy ? ErrorKind::kInternal : ErrorKind::kStorage);
+          EXPECT_NE(std::string(error.what()).find("checkpoint-"), std::string::npos);
+        }
+        EXPECT_EQ(failed, faults.fired() > 0) << site << " " << call;
+      }
+      if (!failed) break;
+      ++failures;
+      const int64_t newest = newest_checkpoint(out.path());
+      EXPECT_GE(newest, 2);
+      verify_manifest(checkpoint_path(out.path(), newest));
+      if (newest == kSaved) {  // what failed was the end: its name is there, maybe not for good
+        EXPECT_TRUE(files_of(out.path() + "/checkpoint-3") == expected.files);
+      }
+      for (const auto& entry : fs::directory_iterator(out.path())) {
+        EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
+      }
+      take_steps(trainer, kLast, outcome);
+      outcome.state = state_of(trainer);
+      EXPECT_TRUE(outcome == expected.outcome);
+      checkpoints.begin();
+      checkpoints.finish();
+      EXPECT_EQ(newest_checkpoint(out.path()), kLast);
+    }
+  }
+  EXPECT_GT(failures, 60);
+}
+
+TEST(Checkpoint, AFlippedBitOnTheWayToTheDiskIsFoundWhenItIsLoaded) {
+  const ModelFolder folder(tiny_model("gpt2"));
+  const TrainConfig config = tiny_config(folder);
+  Trainer trainer(config, kLast);
+  Outcome outcome;
+  take_steps(trainer, kSaved, outcome);
+  for (const char* file : {"config.json", "model.safetensors", "optimizer.safetensors",
+                           "trainer_state.json", "manifest.json"}) {
+    for (const char* call : {"1", "2", "3"}) {
+      const TemporaryFolder out;
+      bool fired = false;
+      {
+        const FaultPlan::Session faults(std::string("file.write@/") + file + ":" + call + "=flip");
+        save_checkpoint(trainer, out.path() + "/c", &some_data());
+        fired = faults.fired() > 0;
+      }
+      if (!fired) continue;
+      try {
+        Trainer other(config, kLast);
+        load_checkpoint(other, out.path() + "/c", &some_data());
+        ADD_FAILURE() << file << " " << call;
+      } catch (const Error& error) {
+        EXPECT_TRUE(error.kind() == ErrorKind::kStorage || error.kind() == ErrorKind::kBadInput);
+        EXPECT_NE(std::string(error.what()).find(out.path()), std::string::npos) << error.what();
+      }
+    }
+  }
+}
+
+TEST(Checkpoint, OfOtherDataIsRefused) {
+  const ModelFolder folder(tiny_model("gpt2"));
+  const TrainConfig config = tiny_config(folder);
+  const TemporaryFolder out;
+  Trainer trainer(config, kLast);
+  save_checkpoint(trainer, out.path() + "/c", &some_data());
+  load_checkpoint(trainer, out.path() + "/c", &some_data());
+  load_checkpoint(trainer, out.path() + "/c");
+  for (const DataIdentity& other : {DataIdentity{4002, "0123"}, DataIdentity{4001, "0124"}}) {
+    try {
+      load_checkpoint(trainer, out.path() + "/c", &other);
+      FAIL();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kBadInput);
+      EXPECT_NE(std::string(error.what()).find("--data"), std::string::npos);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace hetmem
