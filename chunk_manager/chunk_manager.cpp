@@ -62,15 +62,51 @@ Buffer ChunkManager::allocate(int chunk, bool on_device) {
   return buffer;
 }
 
-void ChunkManager::place(const std::vector<bool>& resident) {
+void ChunkManager::place(const std::vector<bool>& resident, const std::vector<bool>& twins) {
+  if (snapshot_ != nullptr) snapshot_->wait();
+  const auto wanted = [&](int c) { return !twins.empty() && twins[static_cast<size_t>(c)]; };
+  for (int c = 0; c < static_cast<int>(homes_.size()); ++c) {
+    if (!wanted(c) || resident[static_cast<size_t>(c)]) drop_twin(c);
+  }
+  place_homes(resident);
+  for (int c = 0; c < static_cast<int>(homes_.size()); ++c) {
+    if (wanted(c)) make_twin(c);
+  }
+}
+
+void ChunkManager::drop_twin(int chunk) {
+  Home& at = homes_[static_cast<size_t>(chunk)];
+  if (at.flipped) {
+    std::memcpy(at.buffer.data(), at.spare.data(), static_cast<size_t>(at.spare.bytes()));
+  }
+  at.flipped = false;
+  at.spare = Buffer();
+}
+
+void ChunkManager::make_twin(int chunk) {
+  Home& at = homes_[static_cast<size_t>(chunk)];
+  HETMEM_ASSERT(!at.on_device && shape(chunk).trained);
+  if (at.spare.bytes() > 0) return;
+  BytesByKind bytes = bytes_of(chunk, false);
+  bytes[static_cast<size_t>(MemoryKind::kGradients)] = 0;
+  at.spare = Buffer(host_, bytes, MemorySpace::kHost);
+  at.spare.populate();
+}
+
+void ChunkManager::flip(int chunk) {
+  Home& at = homes_[static_cast<size_t>(chunk)];
+  HETMEM_ASSERT(at.spare.bytes() > 0);
+  at.flipped = !at.flipped;
+}
+
+void ChunkManager::place_homes(const std::vector<bool>& resident) {
   const int count = static_cast<int>(layout_.chunks.size());
   HETMEM_ASSERT(resident.size() == layout_.chunks.size());
-  if (snapshot_ != nullptr) snapshot_->wait();
   if (homes_.empty()) {
     std::vector<Home> homes;
     for (int c = 0; c < count; ++c) {
       const bool on_device = resident[static_cast<size_t>(c)];
-      homes.push_back({allocate(c, on_device), on_device, 0});
+      homes.push_back({allocate(c, on_device), on_device, 0, {}, false});
     }
     homes_ = std::move(homes);
     return;
@@ -111,16 +147,27 @@ void ChunkManager::move(int chunk, bool to_device) {
 TensorView ChunkManager::whole(ChunkList list, int chunk) const {
   HETMEM_ASSERT(list == ChunkList::kWeights ||
                 (shape(chunk).trained && static_cast<int>(list) <= moments_));
-  const bool split = list == ChunkList::kWeights && shape(chunk).split;
-  return home(chunk).buffer.view(static_cast<int64_t>(list) * shape(chunk).list_bytes(),
-                                 split ? DType::kBFloat16 : DType::kFloat32,
-                                 Shape{shape(chunk).elements});
+  return list_view(home(chunk).state(), list, chunk);
 }
 
-TensorView ChunkManager::low(int chunk) const {
+TensorView ChunkManager::low(int chunk) const { return low_view(home(chunk).state(), chunk); }
+
+TensorView ChunkManager::twin(ChunkList list, int chunk) const {
+  HETMEM_ASSERT(static_cast<int>(list) <= moments_);
+  return list_view(home(chunk).twin(), list, chunk);
+}
+
+TensorView ChunkManager::twin_low(int chunk) const { return low_view(home(chunk).twin(), chunk); }
+
+TensorView ChunkManager::list_view(const Buffer& buffer, ChunkList list, int chunk) const {
+  const bool split = list == ChunkList::kWeights && shape(chunk).split;
+  return buffer.view(static_cast<int64_t>(list) * shape(chunk).list_bytes(),
+                     split ? DType::kBFloat16 : DType::kFloat32, Shape{shape(chunk).elements});
+}
+
+TensorView ChunkManager::low_view(const Buffer& buffer, int chunk) const {
   HETMEM_ASSERT(shape(chunk).split);
-  return home(chunk).buffer.view(shape(chunk).weight_bytes(), DType::kInt16,
-                                 Shape{shape(chunk).elements});
+  return buffer.view(shape(chunk).weight_bytes(), DType::kInt16, Shape{shape(chunk).elements});
 }
 
 TensorView ChunkManager::waiting_gradient(int chunk) const {

@@ -8,6 +8,9 @@
 //   chunks.place(plan.resident);
 //   chunks.write(ChunkList::kWeights, tensor, [&](float* to, int64_t first, int64_t count) {...});
 //
+// A chunk at home on the host may have a twin: spare memory for its state, into which a step can
+// write while what it began with stays; flip() makes the twin the state.
+//
 // A pinned chunk cannot move; several users may pin it. What moves or writes chunks waits for a
 // ChunkSnapshot that is being read. Not thread-safe: one thread at a time.
 #pragma once
@@ -53,8 +56,9 @@ class ChunkManager {
 
   // Gives every chunk its home: at first memory, later by moving chunks, one at a time, those that
   // leave the device first. Throws Error: kDoesNotFit where a tier has no room, kInternal for a
-  // pinned chunk; every chunk is then whole where it was or where it goes.
-  void place(const std::vector<bool>& resident);
+  // pinned chunk; every chunk is then whole where it was or where it goes. Chunks with a twin are
+  // those of `twins` (by chunk; empty: none).
+  void place(const std::vector<bool>& resident, const std::vector<bool>& twins = {});
   bool resident(int chunk) const { return home(chunk).on_device; }
   const std::vector<bool> residents() const;
 
@@ -67,9 +71,14 @@ class ChunkManager {
   TensorView low(int chunk) const;
   // Where the gradients of a streamed chunk wait on the host.
   TensorView waiting_gradient(int chunk) const;
+  // The same in the twin of a chunk, which must have one.
+  TensorView twin(ChunkList list, int chunk) const;
+  TensorView twin_low(int chunk) const;
+  // State and twin change places; nothing may be using either as what it was.
+  void flip(int chunk);
 
   // Weights and moments of a chunk at its home, one list after the other.
-  char* state(int chunk) const { return static_cast<char*>(home(chunk).buffer.data()); }
+  char* state(int chunk) const { return static_cast<char*>(home(chunk).state().data()); }
   int64_t state_bytes(int chunk) const;
   // To be called before work is enqueued that changes them: a snapshot that is being read may need
   // what is there. May block.
@@ -93,6 +102,10 @@ class ChunkManager {
     Buffer buffer;
     bool on_device = false;
     int pins = 0;
+    Buffer spare;          // with the bytes of a state; empty: no twin
+    bool flipped = false;  // the state is in `spare`
+    const Buffer& state() const { return flipped ? spare : buffer; }
+    const Buffer& twin() const { return flipped ? buffer : spare; }
   };
   const Home& home(int chunk) const { return homes_[static_cast<size_t>(chunk)]; }
   const ChunkShape& shape(int chunk) const { return layout_.chunks[static_cast<size_t>(chunk)]; }
@@ -102,6 +115,11 @@ class ChunkManager {
   // The weights of a chunk that is split, in fp32.
   void read_halves(int chunk, int64_t first, int64_t count, float* to) const;
   void write_halves(int chunk, int64_t first, int64_t count, const float* from);
+  void place_homes(const std::vector<bool>& resident);
+  void drop_twin(int chunk);
+  void make_twin(int chunk);
+  TensorView list_view(const Buffer& buffer, ChunkList list, int chunk) const;
+  TensorView low_view(const Buffer& buffer, int chunk) const;
   void copy_out(const TensorView& from, int64_t first, int64_t count, void* to) const;
   void copy_in(const TensorView& to, int64_t first, int64_t count, const void* from);
 

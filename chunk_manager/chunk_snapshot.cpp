@@ -23,10 +23,16 @@ ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& t
       reading_(transfers.make_stream("checkpoint")),
       sparing_(transfers.make_stream("spare copies")) {
   HETMEM_ASSERT(chunks.snapshot_ == nullptr);
-  for (const ChunkShape& shape : chunks.layout().chunks) {
+  for (int c = 0; c < static_cast<int>(chunks.layout().chunks.size()); ++c) {
+    const ChunkShape& shape = chunks.layout().chunks[static_cast<size_t>(c)];
     const int lists = shape.trained ? 1 + chunks.moments() : 1;
-    states_.emplace_back().unread = lists * static_cast<int>(shape.pieces.size());
-    unread_ += states_.back().unread;
+    State& state = states_.emplace_back();
+    for (int list = 0; list < lists; ++list) {
+      state.lists.at(static_cast<size_t>(list)) = chunks.whole(static_cast<ChunkList>(list), c);
+    }
+    if (shape.split) state.low = chunks.low(c);
+    state.unread = lists * static_cast<int>(shape.pieces.size());
+    unread_ += state.unread;
   }
   chunks.snapshot_ = this;
 }
@@ -40,17 +46,18 @@ void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& s
       const int64_t count = std::min(ChunkManager::kBlock, piece.elements - first);
       const bool last = first + count == piece.elements;
       const int64_t from = piece.offset + first;
-      const TensorView home = chunks_.whole(list, at.chunk);
+      State& state = states_[static_cast<size_t>(at.chunk)];
+      const TensorView& home = state.lists.at(static_cast<size_t>(list));
       if (home.dtype == DType::kBFloat16) {
         high_.resize(block_.size());
         low_.resize(block_.size());
-        read_block(home, at.chunk, from, count, false, high_.data());
-        read_block(chunks_.low(at.chunk), at.chunk, from, count, last, low_.data());
+        read_block(home, state, from, count, false, high_.data());
+        read_block(state.low, state, from, count, last, low_.data());
         for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
           block_[i] = join_master(high_[i], low_[i]);
         }
       } else {
-        read_block(home, at.chunk, from, count, last, block_.data());
+        read_block(home, state, from, count, last, block_.data());
       }
       sink(block_.data(), count);
     }
@@ -59,12 +66,12 @@ void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& s
 
 // From the spare copy where there is one; else from the home, which waits to be changed meanwhile.
 // The last block of a piece passes it in one go: nobody makes a spare copy that is not waited for.
-void ChunkSnapshot::read_block(const TensorView& list, int chunk, int64_t first, int64_t count,
+void ChunkSnapshot::read_block(const TensorView& list, State& state, int64_t first, int64_t count,
                                bool last, void* to) {
-  State& state = states_[static_cast<size_t>(chunk)];
-  const auto offset = static_cast<const char*>(list.data) - chunks_.state(chunk);
+  const auto* base = static_cast<const char*>(state.lists.front().data);  // the first list
+  const auto offset = static_cast<const char*>(list.data) - base;
   const char* source = static_cast<const char*>(list.data);
-  CopyDirection direction = direction_from(chunks_.resident(chunk));
+  CopyDirection direction = direction_from(list.space == MemorySpace::kDevice);
   {
     const std::lock_guard lock(mutex_);
     if (state.spare) {
@@ -124,8 +131,8 @@ bool ChunkSnapshot::make_spare(int chunk, State& state, Stream& stream) {
     if (error.kind() != ErrorKind::kDoesNotFit) throw;
     return false;
   }
-  sparing_->copy(state.spare->data(), chunks_.state(chunk), bytes,
-                 direction_from(chunks_.resident(chunk)));
+  sparing_->copy(state.spare->data(), state.lists.front().data, bytes,
+                 direction_from(state.lists.front().space == MemorySpace::kDevice));
   state.copied = sparing_->record();
   stream.wait(state.copied);
   spared_bytes_ += bytes;

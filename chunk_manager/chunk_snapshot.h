@@ -11,6 +11,7 @@
 // once. One snapshot of a ChunkManager at a time; it must not outlive the manager.
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -52,12 +53,15 @@ class ChunkSnapshot {
 
  private:
   struct State {
-    int unread = 0;        // lists of its pieces
-    bool reading = false;  // a block of it is being copied from its home
+    // Where it is: a twin may take its place meanwhile.
+    std::array<TensorView, 3> lists;  // by ChunkList
+    TensorView low;                   // of weights that are split
+    int unread = 0;                   // lists of its pieces
+    bool reading = false;             // a block of it is being copied from its home
     std::optional<Buffer> spare;
     Event copied;  // the spare copy is made
   };
-  void read_block(const TensorView& list, int chunk, int64_t first, int64_t count, bool last,
+  void read_block(const TensorView& list, State& state, int64_t first, int64_t count, bool last,
                   void* to);
   bool make_spare(int chunk, State& state, Stream& stream);
   template <typename Condition>

@@ -64,6 +64,8 @@ class Stream {
   virtual void wait(const Event& event) = 0;
   // Blocks until the stream is idle; rethrows the first error of its work.
   virtual void synchronize() = 0;
+  // Rethrows the first error of its work so far, waiting for nothing.
+  virtual void check() = 0;
   // Enqueues a copy; `direction` says which spaces the pointers are in, and what its bytes count
   // as.
   virtual void copy(void* destination, const void* source, int64_t bytes,
@@ -88,6 +90,7 @@ class CpuStream final : public Stream {
   Event record() override;
   void wait(const Event& event) override;
   void synchronize() override;
+  void check() override;
   void copy(void* destination, const void* source, int64_t bytes, CopyDirection direction) override;
   int64_t copied_bytes(CopyDirection direction) const override;
   double waited_seconds() const override;

@@ -34,6 +34,11 @@ struct WorkQueue::State {
     wake.notify_one();
   }
 
+  // With the mutex held.
+  void rethrow() {
+    if (error) std::rethrow_exception(std::exchange(error, nullptr));
+  }
+
   void run() {
     std::unique_lock lock(mutex);
     for (;;) {
@@ -74,13 +79,15 @@ WorkQueue::~WorkQueue() = default;
 void WorkQueue::push(std::function<void()> work) { state_->push({std::move(work), false}); }
 void WorkQueue::push_ordering(std::function<void()> work) { state_->push({std::move(work), true}); }
 
+void WorkQueue::check() {
+  const std::lock_guard lock(state_->mutex);
+  state_->rethrow();
+}
+
 void WorkQueue::synchronize() {
   std::unique_lock lock(state_->mutex);
   state_->idle.wait(lock, [this] { return state_->queue.empty() && !state_->running; });
-  if (state_->error) {
-    const std::exception_ptr error = std::exchange(state_->error, nullptr);
-    std::rethrow_exception(error);
-  }
+  state_->rethrow();
 }
 
 }  // namespace hetmem

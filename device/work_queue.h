@@ -26,6 +26,8 @@ class WorkQueue {
   void push_ordering(std::function<void()> work);
   // Blocks until the queue is empty and idle; rethrows the first error of its work.
   void synchronize();
+  // Rethrows the first error so far, waiting for nothing.
+  void check();
 
  private:
   struct State;

@@ -41,6 +41,8 @@ struct TraceChunk {
   bool in_place = false;
   double device_step_seconds = 0;
   double host_step_seconds = 0;
+  // Of a step whose result goes to spare memory, because it is taken before the norm is known.
+  double early_step_seconds = 0;
 
   int64_t state_bytes() const { return weight_bytes + optimizer_bytes; }
   bool trained() const { return gradient_bytes > 0; }

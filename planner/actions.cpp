@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "planner/host_steps.h"
 #include "planner/residency.h"
 
 namespace hetmem::planner {
@@ -17,17 +18,19 @@ class ActionBuilder {
     send_.assign(plan.residencies.size(), -1);
     device_step_.assign(trace.chunks.size(), -1);
     host_step_.assign(trace.chunks.size(), -1);
+    last_send_.assign(trace.chunks.size(), -1);
   }
 
   void run() {
     plan_.actions.clear();
     group_by_op();
     if (placed_) find_neighbours();
-    const int inputs = push(Action::Kind::kInputs, Lane::kToDevice, 0, {});
+    // On the lane that reads them: on that of copies they would be behind weights that wait for the
+    // step before.
+    push(Action::Kind::kInputs, Lane::kCompute, 0, {});
     for (int op = 0; op < update_; ++op) {
       for (const int r : fetches_at_[static_cast<size_t>(op)]) push_fetch(r);
       std::vector<int> waits;
-      if (op == 0) waits.push_back(inputs);
       for (const int r : begins_at_[static_cast<size_t>(op)]) {
         // What the fetch of an earlier step brought is here; its action follows in this list.
         if (fetch_[index(r)] >= 0) waits.push_back(fetch_[index(r)]);
@@ -35,13 +38,17 @@ class ActionBuilder {
       for (const int r : waits_of_op_[static_cast<size_t>(op)]) waits.push_back(send_[index(r)]);
       by_op_[static_cast<size_t>(op)] =
           push(Action::Kind::kOp, Lane::kCompute, op, latest_by_lane(waits));
+      // The norm is not behind the last gradients.
+      if (op == update_ - 1) push(Action::Kind::kOutputs, Lane::kToHost, 0, {by_op_[index(op)]});
       for (const int r : sends_at_[static_cast<size_t>(op)]) {
         send_[index(r)] = push(Action::Kind::kSend, Lane::kToHost, r, {by_op_[index(op)]});
+        last_send_[index(plan_.residencies[index(r)].chunk)] = send_[index(r)];
       }
     }
-    push(Action::Kind::kOutputs, Lane::kToHost, 0, {by_op_[static_cast<size_t>(update_) - 1]});
+    push_early();
     push_update();
     push_next();
+    if (plan_.overlap) carry();
   }
 
  private:
@@ -151,17 +158,52 @@ class ActionBuilder {
     fetch_[index(r)] = push(Action::Kind::kFetch, Lane::kToDevice, r, latest_by_lane(waits));
   }
 
-  // All of the step before is done when the optimizer begins. Chunks go in the order of use.
+  bool early(int c) const { return !plan_.early.empty() && plan_.early[index(c)]; }
+
+  std::vector<int> arrived(int c) const {
+    const int send = last_send_[index(c)];
+    return send < 0 ? std::vector<int>{} : std::vector<int>{send};
+  }
+
+  void push_early() {
+    for (const int c : plan_.host_order) {
+      if (early(c)) push(Action::Kind::kEarlyStep, Lane::kHost, c, arrived(c));
+    }
+  }
+
+  // All ops of the step are done when the optimizer begins.
   void push_update() {
     plan_.update = static_cast<int>(plan_.actions.size());
+    std::vector<int> host;
     for (int c = 0; c < static_cast<int>(trace_.chunks.size()); ++c) {
       if (!trace_.chunks[index(c)].trained()) continue;
       if (plan_.resident[index(c)]) {
         device_step_[index(c)] = push(Action::Kind::kDeviceStep, Lane::kCompute, c, {});
       } else {
-        host_step_[index(c)] = push(Action::Kind::kHostStep, Lane::kHost, c, {});
+        host.push_back(c);
       }
     }
+    if (!plan_.host_order.empty()) host = order_of_update();
+    for (const int c : host) {
+      host_step_[index(c)] = push(Action::Kind::kHostStep, Lane::kHost, c, arrived(c));
+    }
+  }
+
+  // In the order of the plan; early chunks, for when they have to be stepped again, among the
+  // others as they are needed.
+  std::vector<int> order_of_update() const {
+    std::vector<int> again;
+    std::vector<int> order;
+    for (const int c : plan_.host_order) (early(c) ? again : order).push_back(c);
+    const auto sooner = [&](int a, int b) {
+      return first_use(trace_.chunks[index(a)]) < first_use(trace_.chunks[index(b)]);
+    };
+    std::stable_sort(again.begin(), again.end(), sooner);
+    for (const int c : again) {
+      const auto at = std::find_if(order.begin(), order.end(), [&](int o) { return sooner(c, o); });
+      order.insert(at, c);
+    }
+    return order;
   }
 
   // The weights that the next step begins with, as soon as they are stepped and their place is
@@ -174,13 +216,32 @@ class ActionBuilder {
       if (host_step_[index(residency.chunk)] >= 0) {
         waits.push_back(host_step_[index(residency.chunk)]);
       }
-      for (const Residency& other : plan_.residencies) {
-        if (other.last_use < update_) continue;
-        if (placed_ && !overlap(other.offset, other.bytes, residency)) continue;
-        if (!placed_) break;
-        waits.push_back(device_step_[index(other.chunk)]);
+      for (size_t o = 0; o < plan_.residencies.size() && placed_; ++o) {
+        const Residency& other = plan_.residencies[o];
+        if (!overlap(other.offset, other.bytes, residency)) continue;
+        if (other.last_use >= update_) waits.push_back(device_step_[index(other.chunk)]);
+        if (send_[o] >= 0) waits.push_back(send_[o]);
       }
-      push(Action::Kind::kFetch, Lane::kToDevice, r, latest_by_lane(waits));
+      fetch_[index(r)] = push(Action::Kind::kFetch, Lane::kToDevice, r, latest_by_lane(waits));
+    }
+  }
+
+  // What a step waits for of the step before: weights that the host was still stepping, its
+  // gradient that was still read, and what was brought for the first ops.
+  void carry() {
+    for (int i = 0; i < plan_.update; ++i) {
+      Action& action = plan_.actions[index(i)];
+      std::vector<int> carried;
+      if (action.kind == Action::Kind::kFetch || action.kind == Action::Kind::kSend) {
+        const Residency& residency = plan_.residencies[index(action.target)];
+        const int step = host_step_[index(residency.chunk)];
+        if (step >= 0 && (residency.weights || residency.send)) carried.push_back(step);
+      } else if (action.kind == Action::Kind::kOp) {
+        for (const int r : begins_at_[index(action.target)]) {
+          if (fetch_[index(r)] >= plan_.next) carried.push_back(fetch_[index(r)]);
+        }
+      }
+      action.carried = latest_by_lane(carried);
     }
   }
 
@@ -193,6 +254,7 @@ class ActionBuilder {
   std::vector<int> send_;                      // by residency
   std::vector<int> device_step_;               // by chunk
   std::vector<int> host_step_;                 // by chunk
+  std::vector<int> last_send_;                 // by chunk
   std::vector<std::vector<int>> fetches_at_;   // residencies, by op
   std::vector<std::vector<int>> begins_at_;    // residencies, by op
   std::vector<std::vector<int>> sends_at_;     // residencies, by op

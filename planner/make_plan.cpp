@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "planner/actions.h"
 #include "planner/growth.h"
+#include "planner/host_steps.h"
 #include "planner/offsets.h"
 #include "planner/plan.h"
 #include "planner/residency.h"
@@ -30,7 +31,10 @@ constexpr std::array<Lead, 8> kLeads{{{1.0, planner::kAsEarlyAsFits, 1.0},
                                       {0.0, 0.0, 0.0}}};
 // Shares of the chunks that could stay which are tried.
 constexpr std::array<double, 5> kShares{1.0, 0.75, 0.5, 0.25, 0.0};
+// Shares of the host's spare memory that early steps may take.
+constexpr std::array<double, 4> kSpareShares{0.0, 0.25, 0.5, 1.0};
 constexpr Lead kOnDemand{0.0, 0.0, 0.0};
+constexpr int kOrderRounds = 3;
 constexpr int kPackingTries = 7;
 // Of steps with more chunks and buffers than this fewer plans are tried: each takes the longer.
 constexpr size_t kLarge = 1500;
@@ -69,6 +73,8 @@ class Search {
     order_ = order_of_staying(trace);
     // Evaluation beside a training step is not worth a long search either.
     large_ = trace.buffers.size() + trace.chunks.size() > kLarge || options.resident != nullptr;
+    // Where both are on one processor, overlap can only fill the time that it waits.
+    overlap_ = options.overlap && !trace.host_shares_compute;
   }
 
   Plan run() {
@@ -92,6 +98,7 @@ class Search {
     if (could_be_faster(all)) add_grown(counts, all);
     const bool search = could_be_faster(all);
     Plan best = search ? improved(std::move(all)).plan : fastest(all)->plan;
+    best = overlapped(std::move(best));
     best.fits = true;
     best.smallest_device = least;
     return best;
@@ -168,6 +175,7 @@ class Search {
         Candidate candidate{{resident, lead, pool_limit(resident), {}}, 0};
         Plan plan = draft(candidate.choice);
         if (plan.pool_bytes > candidate.choice.limit) continue;
+        order_host_steps(plan);
         planner::make_actions(trace_, plan, false);
         candidate.seconds = simulate(trace_, plan, rates_).seconds;
         found.push_back(std::move(candidate));
@@ -360,7 +368,56 @@ class Search {
     return plan;
   }
 
+  bool host_steps(const Plan& plan) const {
+    for (size_t c = 0; c < trace_.chunks.size(); ++c) {
+      if (trace_.chunks[c].trained() && !plan.resident[c]) return true;
+    }
+    return false;
+  }
+
+  int64_t spare(const Plan& plan) const {
+    return options_.early ? budgets_.host - host_bytes(trace_, plan.resident) : 0;
+  }
+
+  void order_host_steps(Plan& plan) const {
+    plan.overlap = overlap_ && host_steps(plan);
+    if (!plan.overlap) return;
+    schedule_host_steps(trace_, planner::expected_times(trace_, plan, rates_), spare(plan), plan);
+  }
+
+  // The order of the host's steps by the times of a simulation instead of those of the ops, with as
+  // little spare memory as makes hardly a difference; none of it where it makes none.
+  Plan overlapped(Plan plan) const {
+    if (!options_.overlap || !host_steps(plan)) return plan;
+    constexpr double kWorth = 1.002;
+    std::vector<Plan> all;
+    for (const double share : kSpareShares) {
+      Plan next = plan;
+      next.overlap = true;
+      const auto room = static_cast<int64_t>(share * static_cast<double>(spare(plan)));
+      for (int round = 0; round < kOrderRounds; ++round) {
+        const planner::HostTimes times =
+            planner::times_of(trace_, next, simulate(trace_, next, rates_));
+        schedule_host_steps(trace_, times, room, next);
+        complete(next);
+        all.push_back(next);
+      }
+    }
+    if (options_.always) return all.back();
+    all.push_back(plan);
+    double best = plan.step_seconds;
+    for (const Plan& next : all) best = std::min(best, next.step_seconds);
+    if (!plan.overlap && plan.step_seconds <= kWorth * best) return plan;
+    return *std::find_if(all.begin(), all.end(),
+                         [&](const Plan& next) { return next.step_seconds <= kWorth * best; });
+  }
+
   void finish(Plan& plan) const {
+    order_host_steps(plan);
+    complete(plan);
+  }
+
+  void complete(Plan& plan) const {
     planner::make_actions(trace_, plan, true);
     predict(plan);
     fill_tiers(plan);
@@ -419,6 +476,7 @@ class Search {
     plan.host.budget = budgets_.host;
     plan.pool_by_kind = pool_by_kind(plan);
     plan.device.by_kind = plan.pool_by_kind;
+    plan.host.by_kind = {};
     const auto add = [](BytesByKind& bytes, MemoryKind kind, int64_t more) {
       bytes[static_cast<size_t>(kind)] += more;
     };
@@ -429,6 +487,9 @@ class Search {
       add(bytes, MemoryKind::kWeights, chunk.weight_bytes);
       add(bytes, MemoryKind::kOptimizer, chunk.optimizer_bytes);
       if (!plan.resident[c]) add(bytes, MemoryKind::kGradients, chunk.gradient_bytes);
+      if (plan.early.empty() || !plan.early[c]) continue;
+      add(bytes, MemoryKind::kWeights, chunk.weight_bytes);
+      add(bytes, MemoryKind::kOptimizer, chunk.optimizer_bytes);
     }
     plan.device.peak = total(plan.device.by_kind);
     plan.host.peak = total(plan.host.by_kind);
@@ -440,6 +501,7 @@ class Search {
   const PlanOptions options_;
   std::vector<size_t> order_;
   bool large_ = false;
+  bool overlap_ = false;  // in the search
 };
 
 }  // namespace
@@ -460,8 +522,17 @@ int64_t host_bytes(const AccessTrace& trace, const std::vector<bool>& resident) 
   return sum;
 }
 
+int64_t spare_bytes(const AccessTrace& trace, const std::vector<bool>& early) {
+  int64_t sum = 0;
+  for (size_t c = 0; c < early.size(); ++c) {
+    if (early[c]) sum += trace.chunks[c].state_bytes();
+  }
+  return sum;
+}
+
 bool same_actions(const Plan& a, const Plan& b) {
-  return a.group == b.group && a.resident == b.resident && a.residencies == b.residencies &&
+  return a.group == b.group && a.resident == b.resident && a.overlap == b.overlap &&
+         a.early == b.early && a.residencies == b.residencies &&
          a.buffer_offsets == b.buffer_offsets && a.pool_bytes == b.pool_bytes &&
          a.actions == b.actions && a.update == b.update && a.next == b.next;
 }

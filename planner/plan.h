@@ -5,6 +5,11 @@
 // everything else has a planned place for a planned time: activations, temporaries, workspace,
 // streamed weights, gradients. The host holds the state of the chunks that do not stay, and their
 // gradients from the backward pass to the optimizer.
+//
+// With `overlap` the host's optimizer steps go on beside the device: those of `early` chunks begin
+// when the gradient has arrived, before the norm is known, and write to spare memory on the host;
+// the others begin with the norm, the chunk that is needed soonest first (EDF), and what is not
+// done goes on during the next step, which waits chunk by chunk (Action::carried).
 #pragma once
 
 #include <array>
@@ -49,13 +54,15 @@ struct Action {
     kFetch,       // target: residency
     kSend,        // target: residency
     kOutputs,     // loss and norms to the host
+    kEarlyStep,   // target: chunk, stepped into its spare memory as if nothing were clipped
     kDeviceStep,  // target: chunk
-    kHostStep,    // target: chunk
+    kHostStep,    // target: chunk; of an early one: nothing, where its early step stands
   };
   Kind kind = Kind::kOp;
   Lane lane = Lane::kCompute;
   int target = 0;
-  std::vector<int> waits;  // earlier actions of other lanes
+  std::vector<int> waits;      // earlier actions of other lanes
+  std::vector<int> carried{};  // actions of the step before, after its `update`
   bool operator==(const Action&) const = default;
 };
 
@@ -75,6 +82,9 @@ struct Plan {
   bool fits = false;
   int64_t group = 1;
   std::vector<bool> resident;  // by chunk
+  bool overlap = false;
+  std::vector<bool> early;      // by chunk; empty: none
+  std::vector<int> host_order;  // the chunks that the host steps; empty: in the order of use
   std::vector<Residency> residencies;
   std::vector<int64_t> buffer_offsets;  // by buffer of the trace, in the pool
   int64_t pool_bytes = 0;
@@ -82,7 +92,8 @@ struct Plan {
   BytesByKind pool_by_kind{};
   // In the order in which they are enqueued. Those from `update` on belong to the optimizer: they
   // are enqueued when the norm of the gradient is known. Those from `next` on bring the weights
-  // that the next step begins with; they run once before the first step, too.
+  // that the next step begins with; they run once before the first step, too. The next step begins
+  // when compute and what leaves the device are done, without `overlap` when all are.
   std::vector<Action> actions;
   int update = 0;
   int next = 0;
@@ -90,7 +101,7 @@ struct Plan {
   TierPlan device;
   TierPlan host;
   Traffic traffic;
-  double step_seconds = 0;
+  double step_seconds = 0;     // from the start of a step to that of the next
   double exposed_seconds = 0;  // what compute waits for copies
   double lower_bound_seconds = 0;
   std::string limited_by;
@@ -107,6 +118,9 @@ struct PlanOptions {
   const std::vector<bool>* resident = nullptr;
   // At most so many bytes of state stay on the device.
   int64_t resident_limit = std::numeric_limits<int64_t>::max();
+  bool overlap = true;  // false: a step ends when all of its optimizer is done
+  bool always = false;  // overlap, with as many early steps as there is memory for, worth it or not
+  bool early = true;    // false: no chunk is stepped before the norm is known
 };
 
 // Plans one step. Where it does not fit, `fits` is false and `smallest_device` says what would do.
@@ -116,5 +130,7 @@ Plan make_plan(const AccessTrace& trace, const TierBudgets& budgets, const CopyR
 // What is counted where, for any choice of chunks that stay.
 int64_t resident_bytes(const AccessTrace& trace, const std::vector<bool>& resident);
 int64_t host_bytes(const AccessTrace& trace, const std::vector<bool>& resident);
+// What the host holds beside that for chunks that are stepped early.
+int64_t spare_bytes(const AccessTrace& trace, const std::vector<bool>& early);
 
 }  // namespace hetmem

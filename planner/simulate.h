@@ -1,4 +1,5 @@
-// The virtual-clock simulator: runs the actions of a Plan on its lanes, event by event. Pure.
+// The virtual-clock simulator: runs the actions of a Plan on its lanes, event by event, step after
+// step until one takes as long as the one before. Early steps stand. Pure.
 #pragma once
 
 #include <vector>
@@ -8,13 +9,14 @@
 
 namespace hetmem {
 
+// In seconds from the start of the step; what goes on in the next one ends after it.
 struct SimulatedAction {
   double begin = 0;
   double end = 0;
 };
 
 struct Simulation {
-  double seconds = 0;          // of one step, everything done
+  double seconds = 0;          // from the start of a step to that of the next
   double exposed_seconds = 0;  // the compute lane stood still for a copy
   Traffic traffic;
   std::array<double, kLanes> busy{};

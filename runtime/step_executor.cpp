@@ -1,11 +1,14 @@
 #include "runtime/step_executor.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 
 #include "core/error.h"
 #include "core/fault_plan.h"
 #include "core/trace.h"
+#include "device/thread_pool.h"
 #include "ops/ops.h"
 
 namespace hetmem {
@@ -16,6 +19,36 @@ constexpr int64_t kDoubleBytes = sizeof(double);
 TensorView slice(const TensorView& list, const ChunkPiece& piece) {
   return {static_cast<char*>(list.data) + piece.offset * size_of(list.dtype), list.dtype,
           Shape{piece.elements}, list.space};
+}
+
+// Elements [first, first + count) of a list; of an empty one nothing.
+TensorView part_of(const TensorView& list, int64_t first, int64_t count) {
+  if (list.data == nullptr) return list;
+  return {static_cast<char*>(list.data) + first * size_of(list.dtype), list.dtype, Shape{count},
+          list.space};
+}
+
+// What a step changes.
+constexpr std::array<TensorView PieceState::*, 4> kStateLists{
+    &PieceState::weight, &PieceState::low, &PieceState::first_moment, &PieceState::second_moment};
+
+PieceState part_of(const PieceState& piece, int64_t first, int64_t count) {
+  PieceState part = piece;
+  part.gradient = part_of(piece.gradient, first, count);
+  for (const auto list : kStateLists) part.*list = part_of(piece.*list, first, count);
+  return part;
+}
+
+void copy_state(ThreadPool& pool, const PieceState& from, const PieceState& to) {
+  constexpr int64_t kBytes = int64_t{1} << 18;  // of a task
+  for (const auto list : kStateLists) {
+    auto* destination = static_cast<char*>((to.*list).data);
+    const auto* source = static_cast<const char*>((from.*list).data);
+    if (source == nullptr) continue;
+    pool.parallel_blocks((from.*list).bytes(), kBytes, [&](int64_t begin, int64_t end) {
+      std::memcpy(destination + begin, source + begin, static_cast<size_t>(end - begin));
+    });
+  }
 }
 
 }  // namespace
@@ -77,20 +110,22 @@ void StepExecutor::bind() {
         commands_.push_back(chunk >= 0 ? bind_norm(action.target, chunk) : bind_op(action.target));
         break;
       }
-      case Action::Kind::kFetch:
-      case Action::Kind::kSend:
-        commands_.push_back(bind_copy(action));
-        break;
-      case Action::Kind::kDeviceStep:
-      case Action::Kind::kHostStep:
-        commands_.push_back(bind_update(action.target));
-        break;
-      default:
+      default:  // twins change places: other memory is looked up when it is used
         commands_.emplace_back();
     }
+  }
+  for (const Action& action : plan_.actions) {
     for (const int other : action.waits) commands_[static_cast<size_t>(other)].awaited = true;
+    for (const int other : action.carried) commands_[static_cast<size_t>(other)].awaited = true;
+  }
+  for (size_t i = 0; i < commands_.size(); ++i) {
+    const Action::Kind kind = plan_.actions[i].kind;
+    // The caller waits for outputs; an early step may stand for the later one.
+    const bool outside = kind == Action::Kind::kOutputs || kind == Action::Kind::kEarlyStep;
+    commands_[i].awaited |= outside;
   }
   events_.resize(plan_.actions.size());
+  early_.assign(trace_.access.chunks.size(), -1);
 }
 
 TensorView StepExecutor::pool_view(int64_t offset, DType dtype, const Shape& shape) const {
@@ -183,22 +218,18 @@ StepExecutor::Command StepExecutor::bind_norm(int op, int chunk) const {
   return command;
 }
 
-StepExecutor::Command StepExecutor::bind_copy(const Action& action) const {
+StepExecutor::Copy StepExecutor::copy_of(const Action& action) const {
   const Residency& residency = plan_.residencies[static_cast<size_t>(action.target)];
   char* slot = static_cast<char*>(pool_.data()) + residency.offset;
-  Command command;
   if (action.kind == Action::Kind::kSend) {
-    command.copy = {chunks_.waiting_gradient(residency.chunk).data, slot, residency.bytes};
-  } else {
-    const TensorView from = residency.weights ? chunks_.whole(ChunkList::kWeights, residency.chunk)
-                                              : chunks_.waiting_gradient(residency.chunk);
-    command.copy = {slot, from.data, residency.bytes};
+    return {chunks_.waiting_gradient(residency.chunk).data, slot, residency.bytes};
   }
-  return command;
+  const TensorView from = residency.weights ? chunks_.whole(ChunkList::kWeights, residency.chunk)
+                                            : chunks_.waiting_gradient(residency.chunk);
+  return {slot, from.data, residency.bytes};
 }
 
-StepExecutor::Command StepExecutor::bind_update(int chunk) const {
-  Command command;
+std::vector<PieceState> StepExecutor::pieces_of(int chunk, StateOf which) const {
   const bool on_device = chunks_.resident(chunk);
   HETMEM_ASSERT(on_device == static_cast<bool>(plan_.resident[static_cast<size_t>(chunk)]));
   const ChunkShape& shape = chunks_.layout().chunks[static_cast<size_t>(chunk)];
@@ -206,19 +237,26 @@ StepExecutor::Command StepExecutor::bind_update(int chunk) const {
                                   ? pool_view(residency_of(chunk, trace_.access.ops(), true).offset,
                                               DType::kFloat32, Shape{shape.elements})
                                   : chunks_.waiting_gradient(chunk);
+  const bool twin = which == StateOf::kTwin;
+  const auto list_of = [&](ChunkList list) {
+    return twin ? chunks_.twin(list, chunk) : chunks_.whole(list, chunk);
+  };
+  std::vector<PieceState> pieces;
   for (const ChunkPiece& piece : shape.pieces) {
     PieceState state;
     state.tensor = piece.tensor;
-    state.weight = slice(chunks_.whole(ChunkList::kWeights, chunk), piece);
-    if (shape.split) state.low = slice(chunks_.low(chunk), piece);
-    state.gradient = slice(gradient, piece);
-    state.first_moment = slice(chunks_.whole(ChunkList::kFirstMoment, chunk), piece);
-    if (chunks_.moments() > 1) {
-      state.second_moment = slice(chunks_.whole(ChunkList::kSecondMoment, chunk), piece);
+    state.weight = slice(list_of(ChunkList::kWeights), piece);
+    if (shape.split) {
+      state.low = slice(twin ? chunks_.twin_low(chunk) : chunks_.low(chunk), piece);
     }
-    command.pieces.push_back(std::move(state));
+    state.gradient = slice(gradient, piece);
+    state.first_moment = slice(list_of(ChunkList::kFirstMoment), piece);
+    if (chunks_.moments() > 1) {
+      state.second_moment = slice(list_of(ChunkList::kSecondMoment), piece);
+    }
+    pieces.push_back(std::move(state));
   }
-  return command;
+  return pieces;
 }
 
 void StepExecutor::copy_inputs(std::span<const MicroBatch> batches) {
@@ -255,11 +293,12 @@ void StepExecutor::enqueue_op(const Action& action, Command& command, Stream& st
 void StepExecutor::enqueue(int index, const PieceStep* step) {
   const Action& action = plan_.actions[static_cast<size_t>(index)];
   Command& command = commands_[static_cast<size_t>(index)];
-  const Copy& copy = command.copy;
   Stream& stream = lane(action.lane);
   char* fixed = static_cast<char*>(fixed_.data());
   char* staging = static_cast<char*>(staging_.data());
   for (const int other : action.waits) stream.wait(events_[static_cast<size_t>(other)]);
+  // These have not been enqueued again yet: their events are those of the step before.
+  for (const int other : action.carried) stream.wait(events_[static_cast<size_t>(other)]);
   switch (action.kind) {
     case Action::Kind::kInputs:
       staging += trace_.access.output_bytes;
@@ -271,26 +310,67 @@ void StepExecutor::enqueue(int index, const PieceStep* step) {
       enqueue_op(action, command, stream);
       break;
     case Action::Kind::kFetch:
-      stream.copy(copy.destination, copy.source, copy.bytes, CopyDirection::kToDevice);
+    case Action::Kind::kSend: {
+      const bool fetch = action.kind == Action::Kind::kFetch;
+      const Copy copy = copy_of(action);
+      stream.copy(copy.destination, copy.source, copy.bytes,
+                  fetch ? CopyDirection::kToDevice : CopyDirection::kToHost);
       break;
-    case Action::Kind::kSend:
-      stream.copy(copy.destination, copy.source, copy.bytes, CopyDirection::kToHost);
-      break;
+    }
     case Action::Kind::kOutputs:
       stream.copy(staging, fixed + trace_.fixed.loss, trace_.access.output_bytes,
                   CopyDirection::kToHost);
       break;
+    case Action::Kind::kEarlyStep:
+      enqueue_early(action.target, *step);
+      early_[static_cast<size_t>(action.target)] = index;
+      break;
     case Action::Kind::kDeviceStep:
     case Action::Kind::kHostStep:
-      if (step == nullptr || !*step) break;
-      kill_point(FaultSite::kStepChunk);
-      chunks_.before_change(action.target, stream);
-      if (measure_) stream.start_timer();
-      for (const PieceState& piece : command.pieces) (*step)(stream, piece);
-      if (measure_) stream.stop_timer(update_seconds_[static_cast<size_t>(action.target)]);
+      if (step != nullptr && *step) enqueue_step(action.target, stream, *step);
       break;
   }
   if (command.awaited) events_[static_cast<size_t>(index)] = stream.record();
+}
+
+void StepExecutor::enqueue_step(int chunk, Stream& stream, const PieceStep& step) {
+  kill_point(FaultSite::kStepChunk);
+  chunks_.before_change(chunk, stream);
+  if (measure_) stream.start_timer();
+  for (const PieceState& piece : pieces_of(chunk, StateOf::kHome)) step(stream, piece);
+  if (measure_) stream.stop_timer(update_seconds_[static_cast<size_t>(chunk)]);
+}
+
+// The state is copied block by block, each of which is stepped while it is in the caches.
+void StepExecutor::enqueue_early(int chunk, const PieceStep& step) {
+  constexpr int64_t kBlock = int64_t{1} << 20;  // elements
+  const std::vector<PieceState> from = pieces_of(chunk, StateOf::kHome);
+  const std::vector<PieceState> to = pieces_of(chunk, StateOf::kTwin);
+  for (size_t p = 0; p < from.size(); ++p) {
+    const int64_t elements = from[p].gradient.elements();
+    for (int64_t first = 0; first < elements; first += kBlock) {
+      const int64_t count = std::min(kBlock, elements - first);
+      const PieceState block = part_of(to[p], first, count);
+      lanes_.host.enqueue([source = part_of(from[p], first, count), block](ThreadPool& pool) {
+        copy_state(pool, source, block);
+      });
+      step(lanes_.host, block);
+    }
+  }
+}
+
+// Of a chunk that was stepped early: whoever waits for its step waits for that. Whether nothing is
+// left to do.
+bool StepExecutor::take_early(int action, bool stands) {
+  const int chunk = plan_.actions[static_cast<size_t>(action)].target;
+  const int early = std::exchange(early_[static_cast<size_t>(chunk)], -1);
+  if (early < 0) return false;
+  events_[static_cast<size_t>(action)] = std::move(events_[static_cast<size_t>(early)]);
+  if (stands) {
+    chunks_.before_change(chunk, lanes_.host);
+    chunks_.flip(chunk);
+  }
+  return stands;
 }
 
 void StepExecutor::synchronize() {
@@ -300,28 +380,44 @@ void StepExecutor::synchronize() {
 }
 
 void StepExecutor::run(std::span<const MicroBatch> batches, double loss_scale,
-                       const std::function<uint64_t(int64_t micro)>& random_key, bool measure) {
+                       const std::function<uint64_t(int64_t micro)>& random_key, bool measure,
+                       const PieceStep& early) {
   loss_scale_ = loss_scale;
   random_key_ = random_key;
   measure_ = measure;
   copy_inputs(batches);
   try {
-    if (!warm_) {
-      for (int i = plan_.next; i < static_cast<int>(plan_.actions.size()); ++i) {
-        const Copy& copy = commands_[static_cast<size_t>(i)].copy;
-        lanes_.transfers.to_device().copy(copy.destination, copy.source, copy.bytes,
-                                          CopyDirection::kToDevice);
-      }
-      lanes_.transfers.to_device().synchronize();
-    }
+    if (!warm_) bring_first();
     warm_ = false;
-    for (int i = 0; i < plan_.update; ++i) enqueue(i, nullptr);
-    synchronize();
+    int outputs = 0;
+    for (int i = 0; i < plan_.update; ++i) {
+      const Action::Kind kind = plan_.actions[static_cast<size_t>(i)].kind;
+      if (kind == Action::Kind::kOutputs) outputs = i;
+      if (kind != Action::Kind::kEarlyStep || early) enqueue(i, &early);
+    }
+    events_[static_cast<size_t>(outputs)].synchronize();
+    lanes_.compute.synchronize();
+    lanes_.transfers.to_device().synchronize();
+    lanes_.transfers.to_host().check();
+    lanes_.host.check();
+    if (!plan_.overlap) synchronize();
   } catch (...) {
     drain();
     throw;
   }
   measure_ = false;
+}
+
+// What a step finds in place where the step before was this plan's.
+void StepExecutor::bring_first() {
+  synchronize();
+  early_.assign(early_.size(), -1);
+  for (int i = plan_.next; i < static_cast<int>(plan_.actions.size()); ++i) {
+    const Copy copy = copy_of(plan_.actions[static_cast<size_t>(i)]);
+    lanes_.transfers.to_device().copy(copy.destination, copy.source, copy.bytes,
+                                      CopyDirection::kToDevice);
+  }
+  lanes_.transfers.to_device().synchronize();
 }
 
 double StepExecutor::gradient_norm() const {
@@ -340,11 +436,19 @@ double StepExecutor::gradient_norm() const {
   return std::sqrt(sum);
 }
 
-void StepExecutor::update(const PieceStep& step, bool measure) {
+void StepExecutor::update(const PieceStep& step, bool measure, bool early_stands) {
   measure_ = measure;
+  const bool taken = static_cast<bool>(step);
   try {
-    for (int i = plan_.update; i < static_cast<int>(plan_.actions.size()); ++i) enqueue(i, &step);
-    synchronize();
+    for (int i = plan_.update; i < static_cast<int>(plan_.actions.size()); ++i) {
+      const bool host = plan_.actions[static_cast<size_t>(i)].kind == Action::Kind::kHostStep;
+      if (host && (take_early(i, taken && early_stands) || !taken)) continue;
+      enqueue(i, &step);
+    }
+    lanes_.compute.synchronize();
+    lanes_.transfers.to_host().synchronize();
+    lanes_.host.check();
+    if (!plan_.overlap || measure) synchronize();
   } catch (...) {
     drain();
     throw;
@@ -354,8 +458,9 @@ void StepExecutor::update(const PieceStep& step, bool measure) {
 }
 
 void StepExecutor::drain() noexcept {
-  for (Stream* stream : {&lanes_.compute, &lanes_.host, &lanes_.transfers.to_device(),
-                         &lanes_.transfers.to_host()}) {
+  const std::array<Stream*, 4> lanes{&lanes_.compute, &lanes_.host, &lanes_.transfers.to_device(),
+                                     &lanes_.transfers.to_host()};
+  for (Stream* stream : lanes) {
     try {
       stream->synchronize();
     } catch (...) {  // the first error is on its way to the caller

@@ -3,6 +3,9 @@
 // and where every operand is, the Plan says. A late copy makes compute wait; it never changes a
 // result.
 //
+// With Plan::overlap steps of the host go on when update() returns, and the next run() waits for
+// each where it needs what it makes: whoever looks at chunks in between calls finish() first.
+//
 // It owns inputs, constants and scalars; pool, chunks and lanes belong to the caller and outlive
 // it. Not thread-safe.
 #pragma once
@@ -29,7 +32,7 @@ struct MicroBatch {
 
 struct Lanes {
   Stream& compute;
-  Stream& host;  // its work runs on host memory
+  CpuStream& host;  // its work runs on host memory
   TransferEngine& transfers;
 };
 
@@ -50,20 +53,29 @@ class StepExecutor {
   // the trace: an operand that is not where it is used.
   StepExecutor(const Program& program, const StepTrace& trace, const Plan& plan,
                ChunkManager& chunks, const Buffer& pool, Tier& device, const Lanes& lanes);
+  ~StepExecutor() { drain(); }
+  StepExecutor(const StepExecutor&) = delete;
+  StepExecutor& operator=(const StepExecutor&) = delete;
 
   // What the pool held is gone or not there yet: the next run brings what a step begins with.
   void forget_pool() { warm_ = false; }
-  // Enqueues forward and backward passes over all micro-batches of a step and waits for them.
-  // `measure`: keeps the time of each op.
+  // Enqueues forward and backward passes over all micro-batches of a step and waits for loss and
+  // norm. `measure`: keeps the time of each op. `early`, if it is not empty, steps the early chunks
+  // of the plan into their twins as gradients arrive; update() says whether that stands.
   void run(std::span<const MicroBatch> batches, double loss_scale,
-           const std::function<uint64_t(int64_t micro)>& random_key, bool measure = false);
+           const std::function<uint64_t(int64_t micro)>& random_key, bool measure = false,
+           const PieceStep& early = {});
   // The sum of the losses of the last run.
   double loss() const { return scalars()[0]; }
   // The norm of all gradients: tensors in the order of the model.
   double gradient_norm() const;
   // Steps every trained piece, each on the stream where its state is; with an empty function the
-  // step is skipped. Then brings what the next step begins with, and waits for all.
-  void update(const PieceStep& step, bool measure = false);
+  // step is skipped. `early_stands`: but for those that were stepped early, whose twins are the
+  // state now. Then brings what the next step begins with. Waits for what is on the device, and
+  // without overlap or with `measure` for all.
+  void update(const PieceStep& step, bool measure = false, bool early_stands = false);
+  // Waits for everything under way; rethrows the first error of it.
+  void finish() { synchronize(); }
 
   // Seconds by op of the trace, as the last measured run took them, and of the optimizer by chunk.
   const std::vector<double>& op_seconds() const { return op_seconds_; }
@@ -83,17 +95,17 @@ class StepExecutor {
   struct Command {
     OpCall call;
     std::vector<Norm> norms;
-    Copy copy;
-    std::vector<PieceState> pieces;
-    bool awaited = false;  // a later action waits for it
+    bool awaited = false;  // another action waits for it
   };
+  // Whose memory a step is bound to.
+  enum class StateOf : uint8_t { kHome, kTwin };
 
   void place_fixed();
   void bind();
   Command bind_op(int op) const;
   Command bind_norm(int op, int chunk) const;
-  Command bind_copy(const Action& action) const;
-  Command bind_update(int chunk) const;
+  Copy copy_of(const Action& action) const;
+  std::vector<PieceState> pieces_of(int chunk, StateOf which) const;
   TensorView operand(int op, ValueId id, bool written) const;
   TensorView piece_view(int op, const PieceOf& piece, DType dtype, const Shape& shape,
                         bool gradient) const;
@@ -101,8 +113,12 @@ class StepExecutor {
   TensorView pool_view(int64_t offset, DType dtype, const Shape& shape) const;
   void copy_inputs(std::span<const MicroBatch> batches);
   void enqueue(int action, const PieceStep* step);
+  void enqueue_step(int chunk, Stream& stream, const PieceStep& step);
+  void enqueue_early(int chunk, const PieceStep& step);
+  bool take_early(int action, bool stands);
   void enqueue_op(const Action& action, Command& command, Stream& stream);
   Stream& lane(Lane lane) const;
+  void bring_first();
   void synchronize();
   // Waits for what is under way after an error that is on its way to the caller.
   void drain() noexcept;
@@ -123,7 +139,8 @@ class StepExecutor {
   Buffer staging_;
   std::vector<std::vector<int>> residencies_of_chunk_;
   std::vector<Command> commands_;  // by action
-  std::vector<Event> events_;      // by action
+  std::vector<Event> events_;      // by action: of its last run
+  std::vector<int> early_;         // by chunk: its early step, under way or done; -1: none
   bool warm_ = false;
   // Of the run under way.
   double loss_scale_ = 1;

@@ -10,6 +10,7 @@
 #include "device/device.h"
 #include "device/thread_pool.h"
 #include "device/tier.h"
+#include "runtime/norm_history.h"
 #include "runtime/program.h"
 
 namespace hetmem {
@@ -23,19 +24,18 @@ class RunPlanner {
  public:
   RunPlanner(TraceOfGroup training, int64_t largest_group, int64_t smallest_group,
              StepTrace evaluation, const TierBudgets& budgets, const CopyRates& copies,
-             bool prefetch)
+             const PlanOptions& options)
       : training_trace_(std::move(training)),
         largest_group_(largest_group),
         smallest_group_(smallest_group),
         evaluation_trace_(std::move(evaluation)),
         budgets_(budgets),
         copies_(copies),
-        prefetch_(prefetch) {}
+        options_(options) {}
 
   RunPlan run() {
     RunPlan run;
-    PlanOptions options;
-    options.prefetch = prefetch_;
+    PlanOptions options = options_;
     const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
     const int64_t evaluation = plan_evaluation(none, 0).smallest_device;
     options.resident_limit = budgets_.device - evaluation;
@@ -71,8 +71,7 @@ class RunPlanner {
   }
 
   Plan plan_evaluation(const std::vector<bool>& resident, int64_t device) const {
-    PlanOptions options;
-    options.prefetch = prefetch_;
+    PlanOptions options = options_;
     options.resident = &resident;
     return make_plan(evaluation_trace_.access, {device, budgets_.host}, copies_, options);
   }
@@ -103,7 +102,7 @@ class RunPlanner {
   StepTrace evaluation_trace_;
   TierBudgets budgets_;
   CopyRates copies_;
-  bool prefetch_;
+  PlanOptions options_;
 };
 
 }  // namespace
@@ -159,8 +158,10 @@ void MeasuredTimes::apply_updates(AccessTrace& trace) const {
         at = side.seconds / side.bytes * static_cast<double>(chunk.gradient_bytes);
       }
     };
+    const double before = chunk.host_step_seconds;
     seconds(true, chunk.device_step_seconds);
     seconds(false, chunk.host_step_seconds);
+    if (before > 0) chunk.early_step_seconds *= chunk.host_step_seconds / before;
   }
 }
 
@@ -173,7 +174,7 @@ void MeasuredTimes::apply(StepTrace& trace) const {
 }
 
 RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
-                 const TierBudgets& budgets, const MeasuredTimes* measured) {
+                 const TierBudgets& budgets, const MeasuredTimes* measured, bool early) {
   const int64_t all = config.gradient_accumulation_steps;
   const auto trace = [&](const Program& program, int64_t micro_batches, int64_t group) {
     return trace_step(program, programs.layout,
@@ -191,9 +192,20 @@ RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const M
   };
   // Tests may say how many micro-batches a group has.
   const int64_t given = std::min(all, config.group);
+  PlanOptions options;
+  options.prefetch = config.prefetch;
+  options.overlap = config.optimizer_overlap;
+  options.early = early;
+  options.always = config.always_overlap;
   return RunPlanner(training, given > 0 ? given : all, given > 0 ? given : 1, std::move(evaluation),
-                    budgets, rates.copies, config.prefetch)
+                    budgets, rates.copies, options)
       .run();
+}
+
+RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
+                 const TierBudgets& budgets) {
+  return plan_run(programs, config, rates, budgets, nullptr,
+                  NormHistory(config.max_grad_norm).worth_planning());
 }
 
 RunPlan plan_traces(const AccessTrace& training, const AccessTrace& evaluation,
@@ -202,8 +214,10 @@ RunPlan plan_traces(const AccessTrace& training, const AccessTrace& evaluation,
   step.access = training;
   StepTrace beside;
   beside.access = evaluation;
+  PlanOptions options;
+  options.early = false;  // nothing is known of norms
   return RunPlanner([&](int64_t) { return step; }, training.group, training.group,
-                    std::move(beside), budgets, copies, true)
+                    std::move(beside), budgets, copies, options)
       .run();
 }
 

@@ -55,8 +55,12 @@ class MeasuredTimes {
   std::vector<bool> resident_;
 };
 
+// `early`: chunks may be stepped before the norm is known.
 RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
-                 const TierBudgets& budgets, const MeasuredTimes* measured = nullptr);
+                 const TierBudgets& budgets, const MeasuredTimes* measured, bool early);
+// The same before anything is known of norms.
+RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
+                 const TierBudgets& budgets);
 
 // The same over traces alone: of a step with all its micro-batches in the group that the trace has,
 // and of evaluation.

@@ -13,6 +13,8 @@ namespace {
 // What an optimizer step reads and writes of each byte of master weights: w, m and v both ways, g
 // once.
 constexpr double kStepBytes = 7;
+// One into other memory also brings what it writes there into the caches.
+constexpr double kEarlyStepBytes = kStepBytes + 3;
 constexpr int64_t kFixedAlignment = 64;
 
 bool is_pooled(const Value& value) {
@@ -248,6 +250,7 @@ class Tracer {
         chunk.device_step_seconds = moved / rates_.memory_bandwidth;
         chunk.host_step_seconds =
             moved / (rates_.host_bandwidth > 0 ? rates_.host_bandwidth : rates_.memory_bandwidth);
+        chunk.early_step_seconds = chunk.host_step_seconds * kEarlyStepBytes / kStepBytes;
       }
       chunks.push_back(std::move(chunk));
     }

@@ -33,7 +33,8 @@ Json chunk_json(const TraceChunk& chunk) {
           {"writes", std::move(writes)},
           {"in_place", chunk.in_place},
           {"device_step_seconds", chunk.device_step_seconds},
-          {"host_step_seconds", chunk.host_step_seconds}};
+          {"host_step_seconds", chunk.host_step_seconds},
+          {"early_step_seconds", chunk.early_step_seconds}};
 }
 
 Json trace_json(const AccessTrace& trace, const std::vector<std::string>& names) {
@@ -146,6 +147,7 @@ TraceChunk read_chunk(const Field& node, int ops) {
   chunk.in_place = node["in_place"].boolean();
   chunk.device_step_seconds = node["device_step_seconds"].seconds();
   chunk.host_step_seconds = node["host_step_seconds"].seconds();
+  chunk.early_step_seconds = node["early_step_seconds"].seconds();
   if (!chunk.trained() && !chunk.writes.empty()) node.refuse("has writes and no gradient");
   if (chunk.in_place && (chunk.gradient_bytes != chunk.weight_bytes || chunk.writes.empty())) {
     node.refuse("cannot have its gradient in the place of its weights");

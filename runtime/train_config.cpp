@@ -119,6 +119,11 @@ void append_optimizer(std::vector<Option>& table) {
   table.push_back(real({"adam-epsilon", group, "X", "1e-8", ""}, &C::adam_epsilon, kAnyPositive));
   table.push_back(real({"max-grad-norm", group, "X", "1.0", "clip the global norm; 0: off"},
                        &C::max_grad_norm, kAnyPositive));
+  table.push_back(choice<TrainConfig, bool>(
+      {"optimizer-overlap", group, "on|off", "on",
+       "the host steps chunks during the backward and the next forward pass; off: after the step, "
+       "same bits, for comparison"},
+      &C::optimizer_overlap, {{true, "on"}, {false, "off"}}));
   table.push_back(choice<TrainConfig, OnNonFinite>(
       {"on-nonfinite", group, "stop|skip", "stop", "when loss or gradient is not finite", true},
       &C::on_nonfinite, {{OnNonFinite::kStop, "stop"}, {OnNonFinite::kSkip, "skip"}}));
@@ -229,8 +234,7 @@ const std::vector<LaterOption>& later_options() {
   static const std::vector<LaterOption> table{
       {"disk-memory", "0"},        {"disk", ""},
       {"activations", "auto"},     {"allow-lossy", "false"},
-      {"error-bound", "adaptive"}, {"optimizer-overlap", "on"},
-      {"encrypt-disk", "false"}};
+      {"error-bound", "adaptive"}, {"encrypt-disk", "false"}};
   return table;
 }
 

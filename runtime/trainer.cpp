@@ -13,6 +13,7 @@
 #include "device/thread_pool.h"
 #include "models/models.h"
 #include "ops/ops.h"
+#include "runtime/norm_history.h"
 #include "runtime/program.h"
 #include "runtime/schedule.h"
 #include "runtime/step_executor.h"
@@ -41,6 +42,17 @@ MicroBatch cut(std::span<const int32_t> ids, int64_t first, int64_t count, int64
   return batch;
 }
 
+// Beside a GPU the pool steps chunks while other threads enqueue what the GPU does next: those have
+// processors of their own, which the memory that steps wait for does not miss.
+int pool_threads(const TrainConfig& config) {
+  const bool cuda = device_of(config).kind == DeviceKind::kCuda;
+  if (config.threads > 0 || !cuda || !config.optimizer_overlap) {
+    return static_cast<int>(config.threads);
+  }
+  constexpr int kEnqueueing = 2;
+  return std::max(1, available_processors() - kEnqueueing);
+}
+
 }  // namespace
 
 int64_t resolved_sequence_length(const TrainConfig& config, const ModelConfig& model) {
@@ -63,11 +75,14 @@ struct Trainer::State {
   void reserve();
   void plan_again();
   std::vector<MicroBatch> micro_batches(std::span<const int32_t> ids) const;
-  void forward_and_backward(std::span<const int32_t> ids, StepReport& report);
+  void forward_and_backward(std::span<const int32_t> ids, StepReport& report,
+                            const PieceStep& early);
   void apply_optimizer(double learning_rate, double gradient_scale);
   PieceStep optimizer_step(double learning_rate, double gradient_scale) const;
   void watch_drift(double seconds);
+  void finish();
   TierUse use(const Tier& tier) const;
+  Traffic moved() const;
 
   TrainConfig config;
   ModelConfig model;
@@ -82,6 +97,8 @@ struct Trainer::State {
   RunPrograms programs;
   MachineRates rates;
   TierBudgets budgets;
+  NormHistory norms;
+  bool early_planned;  // whether the plan may have steps before the norm is known
   RunPlan plan;
   MeasuredTimes times;
   int to_measure = kWarmUpSteps;  // so many next steps are measured, then planned again
@@ -103,12 +120,14 @@ Trainer::State::State(const TrainConfig& given, int64_t steps, const OnTiers& on
       model(load_model_config(given.model)),
       sequence(resolved_sequence_length(given, model)),
       total_steps(steps),
-      pool(static_cast<int>(config.threads)),
+      pool(pool_threads(config)),
       where(make_device(device_of(config), pool)),
       programs(model, config, sequence),
       rates(load_rates(config.machine, where->id())),
       budgets(budgets_of(config)),
-      plan(plan_run(programs, config, rates, budgets)),
+      norms(config.max_grad_norm),
+      early_planned(norms.worth_planning()),
+      plan(plan_run(programs, config, rates, budgets, nullptr, early_planned)),
       device("device", budgets.device, where->memory()),
       host("host", budgets.host, where->host_memory()),
       compute(where->make_stream("compute")),
@@ -166,7 +185,7 @@ void Trainer::State::adopt(RunPlan next) {
 void Trainer::State::settle() {
   device.set_budget(std::max(budgets.device, device.used()));
   host.set_budget(std::max(budgets.host, host.used()));
-  chunks.place(plan.training.plan.resident);
+  chunks.place(plan.training.plan.resident, plan.training.plan.early);
   device.set_budget(budgets.device);
   host.set_budget(budgets.host);
   try {
@@ -183,7 +202,8 @@ void Trainer::State::plan_again() {
   --to_measure;
   times.take(plan.training.trace, executor->op_seconds(), executor->update_seconds(),
              plan.training.plan.resident);
-  RunPlan next = plan_run(programs, config, rates, budgets, &times);
+  early_planned = norms.worth_planning();
+  RunPlan next = plan_run(programs, config, rates, budgets, &times, early_planned);
   HETMEM_ASSERT(next.fits());
   if (same_actions(plan.training.plan, next.training.plan) &&
       same_actions(plan.evaluation.plan, next.evaluation.plan)) {
@@ -199,7 +219,8 @@ void Trainer::State::plan_again() {
   }
 }
 
-// A plan whose time is off by more than this is made again, with fresh times.
+// A plan whose time is off by more than this is made again, with fresh times; so is one for other
+// norms.
 void Trainer::State::watch_drift(double seconds) {
   constexpr double kDrift = 0.1;
   constexpr size_t kSteps = 8;
@@ -208,7 +229,13 @@ void Trainer::State::watch_drift(double seconds) {
   std::vector<double> sorted = std::exchange(recent, {});
   std::sort(sorted.begin(), sorted.end());
   const double predicted = plan.training.plan.step_seconds;
-  to_measure = std::abs(sorted[kSteps / 2] - predicted) > kDrift * predicted ? 1 : 0;
+  const bool off = std::abs(sorted[kSteps / 2] - predicted) > kDrift * predicted;
+  to_measure = off || norms.worth_planning() != early_planned ? 1 : 0;
+}
+
+// Before the state is looked at or changed: steps of the host may be under way.
+void Trainer::State::finish() {
+  if (executor) executor->finish();
 }
 
 void Trainer::State::check_ids(std::span<const int32_t> ids) const {
@@ -229,14 +256,15 @@ std::vector<MicroBatch> Trainer::State::micro_batches(std::span<const int32_t> i
   return batches;
 }
 
-void Trainer::State::forward_and_backward(std::span<const int32_t> ids, StepReport& report) {
+void Trainer::State::forward_and_backward(std::span<const int32_t> ids, StepReport& report,
+                                          const PieceStep& early) {
   const trace::Range range("trainer", "forward and backward");
   report.tokens = config.gradient_accumulation_steps * config.batch_size * sequence;
   const auto tokens = static_cast<double>(report.tokens);
   executor->run(
       micro_batches(ids), 1.0 / tokens,
       [this](int64_t micro) { return random_key_of(config.seed, steps_done, micro); },
-      to_measure > 0);
+      to_measure > 0, early);
   report.loss = executor->loss() / tokens;
   report.grad_norm = executor->gradient_norm();
 }
@@ -278,12 +306,21 @@ PieceStep Trainer::State::optimizer_step(double learning_rate, double gradient_s
 
 void Trainer::State::apply_optimizer(double learning_rate, double gradient_scale) {
   const trace::Range range("trainer", "optimizer");
-  executor->update(optimizer_step(learning_rate, gradient_scale), to_measure > 0);
+  // A step that was taken as if nothing were clipped stands where nothing is.
+  const bool early_stands = gradient_scale == 1.0;
+  executor->update(optimizer_step(learning_rate, gradient_scale), to_measure > 0, early_stands);
+  norms.add(gradient_scale);
   ++optimizer_count;
 }
 
 TierUse Trainer::State::use(const Tier& tier) const {
   return {tier.budget(), tier.peak(), tier.peak_by_kind(), tier.touched_bytes()};
+}
+
+// Inputs go on the lane of compute.
+Traffic Trainer::State::moved() const {
+  return {transfers.bytes_to_device() + compute->copied_bytes(CopyDirection::kToDevice),
+          transfers.bytes_to_host()};
 }
 
 Trainer::Trainer(const TrainConfig& config, int64_t total_steps, const OnTiers& on_tiers)
@@ -316,14 +353,17 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   if (!s.executor) s.settle();
   s.device.reset_peak();
   s.host.reset_peak();
-  const Traffic before{s.transfers.bytes_to_device(), s.transfers.bytes_to_host()};
+  const Traffic before = s.moved();
   const double waited = s.compute->waited_seconds();
   const bool measured = s.to_measure > 0;
   StepReport report;
   report.step = s.steps_done + 1;
   report.learning_rate =
       s.config.learning_rate * schedule_factor(s.config, s.steps_done, s.total_steps);
-  s.forward_and_backward(tokens, report);
+  // Measured steps run by themselves.
+  const bool early = s.early_planned && !measured && s.norms.worth_trying();
+  s.forward_and_backward(tokens, report,
+                         early ? s.optimizer_step(report.learning_rate, 1.0) : PieceStep{});
   kill_point(FaultSite::kStepBackward);
   if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
     if (s.config.on_nonfinite == OnNonFinite::kStop) {
@@ -346,8 +386,8 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   kill_point(FaultSite::kStepDone);
   report.device = s.use(s.device);
   report.host = s.use(s.host);
-  report.traffic = {s.transfers.bytes_to_device() - before.to_device,
-                    s.transfers.bytes_to_host() - before.to_host};
+  const Traffic after = s.moved();
+  report.traffic = {after.to_device - before.to_device, after.to_host - before.to_host};
   report.exposed_copy_seconds = s.compute->waited_seconds() - waited;
   report.seconds = seconds_since(start);
   report.fraction_of_bound = s.plan.training.plan.lower_bound_seconds / report.seconds;
@@ -369,6 +409,7 @@ double Trainer::evaluate(std::span<const int32_t> tokens) {
   }
   s.check_ids(tokens);
   if (!s.executor) s.settle();
+  s.finish();
   s.executor->forget_pool();
   const auto sequences = static_cast<int64_t>(tokens.size() / width);
   double sum = 0;
@@ -397,14 +438,17 @@ std::vector<StateTensor> Trainer::state() const {
 }
 
 void Trainer::read(ChunkList list, size_t tensor, const FloatSink& sink) {
+  state_->finish();
   state_->chunks.read(list, static_cast<int>(tensor), sink);
 }
 
 std::unique_ptr<ChunkSnapshot> Trainer::snapshot() {
+  state_->finish();
   return std::make_unique<ChunkSnapshot>(state_->chunks, state_->host, state_->transfers);
 }
 
 void Trainer::write(ChunkList list, size_t tensor, const FloatSource& source) {
+  state_->finish();
   if (state_->executor) state_->executor->forget_pool();
   state_->chunks.write(list, static_cast<int>(tensor), source);
 }
@@ -415,12 +459,14 @@ void Trainer::set_budget(int64_t device_memory, int64_t host_memory) {
   changed.device_memory = device_memory;
   changed.host_memory = host_memory;
   const TierBudgets budgets = budgets_of(changed);
-  RunPlan next =
-      plan_run(s.programs, changed, s.rates, budgets, s.times.empty() ? nullptr : &s.times);
+  RunPlan next = plan_run(s.programs, changed, s.rates, budgets,
+                          s.times.empty() ? nullptr : &s.times, s.norms.worth_planning());
   if (!next.fits()) refuse(next, budgets);
+  s.finish();
   const TierBudgets before = std::exchange(s.budgets, budgets);
   try {
     s.adopt(std::move(next));
+    s.early_planned = s.norms.worth_planning();
   } catch (...) {
     s.budgets = before;
     throw;

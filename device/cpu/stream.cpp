@@ -115,5 +115,6 @@ void CpuStream::stop_timer(double& seconds) {
 }
 
 void CpuStream::synchronize() { state_->queue.synchronize(); }
+void CpuStream::check() { state_->queue.check(); }
 
 }  // namespace hetmem

@@ -258,6 +258,8 @@ void CudaStream::stop_timer(double& seconds) {
   });
 }
 
+void CudaStream::check() { state_->queue.check(); }
+
 void CudaStream::synchronize() {
   state_->finish();
   state_->queue.synchronize();

@@ -34,6 +34,7 @@ class CudaStream final : public Stream {
   Event record() override;
   void wait(const Event& event) override;
   void synchronize() override;
+  void check() override;
   // Host memory that is not pinned is copied too, but then the thread waits for it.
   void copy(void* destination, const void* source, int64_t bytes, CopyDirection direction) override;
   // Counted when CUDA has taken the copy: moved by the next synchronize().

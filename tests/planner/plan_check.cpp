@@ -4,35 +4,54 @@
 
 namespace hetmem::plan_check {
 
-Order::Order(const Plan& plan) : plan_(plan) {
-  std::array<int, kLanes> count{};
-  std::array<int, kLanes> last;
-  last.fill(-1);
-  for (size_t i = 0; i < plan.actions.size(); ++i) {
-    const Action& action = plan.actions[i];
-    const auto lane = static_cast<size_t>(action.lane);
-    std::array<int, kLanes> reached;
-    reached.fill(-1);
-    const auto join = [&](int other) {
-      const auto at = static_cast<size_t>(other);
-      for (size_t l = 0; l < kLanes; ++l) reached[l] = std::max(reached[l], reached_[at][l]);
-      const auto other_lane = static_cast<size_t>(plan.actions[at].lane);
-      reached[other_lane] = std::max(reached[other_lane], place_[at]);
-    };
-    if (last[lane] >= 0) join(last[lane]);
-    for (const int wait : action.waits) {
-      if (wait >= 0 && wait < static_cast<int>(i)) join(wait);
-    }
-    place_.push_back(count[lane]++);
-    reached_.push_back(reached);
-    last[lane] = static_cast<int>(i);
+Order::Order(const Plan& plan) : plan_(plan), size_(static_cast<int>(plan.actions.size())) {
+  last_.fill(-1);
+  step_ends_.fill(-1);
+  for (int step = 0; step < 2; ++step) {
+    for (int i = 0; i < size_; ++i) add(step, i);
+    step_ends_ = last_;
   }
 }
 
-bool Order::ordered(int before, int after) const {
-  if (before < plan_.update && after >= plan_.update) return true;
+void Order::join(Places& reached, int node) const {
+  const auto at = static_cast<size_t>(node);
+  for (size_t l = 0; l < kLanes; ++l) reached[l] = std::max(reached[l], reached_[at][l]);
+  const Action& action = plan_.actions[at % static_cast<size_t>(size_)];
+  int& place = reached[static_cast<size_t>(action.lane)];
+  place = std::max(place, place_[at]);
+}
+
+void Order::add(int step, int i) {
+  const Action& action = plan_.actions[static_cast<size_t>(i)];
+  const auto lane = static_cast<size_t>(action.lane);
+  const int first = step * size_;
+  Places reached;
+  reached.fill(-1);
+  if (last_[lane] >= 0) join(reached, last_[lane]);
+  for (const int wait : action.waits) {
+    if (wait >= 0 && wait < i) join(reached, first + wait);
+  }
+  for (const int wait : action.carried) {
+    if (step > 0) join(reached, wait);
+  }
+  for (int before = 0; before < std::min(i, plan_.update) && i >= plan_.update; ++before) {
+    const bool outputs =
+        plan_.actions[static_cast<size_t>(before)].kind == Action::Kind::kOutputs;
+    if (!plan_.overlap || outputs) join(reached, first + before);
+  }
+  for (size_t l = 0; l < kLanes && step > 0; ++l) {
+    const bool passed = l == static_cast<size_t>(Lane::kCompute) ||
+                        l == static_cast<size_t>(Lane::kToHost) || !plan_.overlap;
+    if (passed && step_ends_[l] >= 0) join(reached, step_ends_[l]);
+  }
+  place_.push_back(count_[lane]++);
+  reached_.push_back(reached);
+  last_[lane] = first + i;
+}
+
+bool Order::before_in(int before, int after, int step) const {
   const auto lane = static_cast<size_t>(plan_.actions[static_cast<size_t>(before)].lane);
-  return reached_[static_cast<size_t>(after)][lane] >= place_[static_cast<size_t>(before)];
+  return reached_[static_cast<size_t>(step + after)][lane] >= place_[static_cast<size_t>(before)];
 }
 
 namespace {
@@ -43,7 +62,7 @@ struct Thing {
   int64_t offset = 0;
   int64_t bytes = 0;
   std::vector<int> actions;
-  bool from_before = false;  // there when the step begins
+  bool from_before = false;  // there when the step begins: brought in the step before
   bool to_next = false;      // there when the step ends
 };
 
@@ -81,6 +100,7 @@ class Checker {
     fetch_.assign(plan_.residencies.size(), -1);
     send_.assign(plan_.residencies.size(), -1);
     step_.assign(trace_.chunks.size(), -1);
+    early_.assign(trace_.chunks.size(), -1);
     for (int i = 0; i < static_cast<int>(plan_.actions.size()); ++i) find_action(i);
     for (const int at : op_) expect(at >= 0, "an op is not run");
     expect(std::is_sorted(op_.begin(), op_.end()), "ops are not in order");
@@ -91,6 +111,9 @@ class Checker {
     }
     for (int c = 0; c < static_cast<int>(trace_.chunks.size()); ++c) {
       expect((step_[index(c)] >= 0) == chunk(c).trained(), "steps of chunk " + std::to_string(c));
+      const bool early = !plan_.early.empty() && plan_.early[index(c)];
+      expect((early_[index(c)] >= 0) == early && (!early || (plan_.overlap && !resident(c))),
+             "early step of chunk " + std::to_string(c));
     }
     return problems_.empty();
   }
@@ -109,7 +132,7 @@ class Checker {
     const bool update = i >= plan_.update && i < plan_.next;
     switch (action.kind) {
       case Action::Kind::kInputs:
-        return once(inputs_, Lane::kToDevice, step);
+        return once(inputs_, Lane::kCompute, step);
       case Action::Kind::kOutputs:
         return once(outputs_, Lane::kToHost, step);
       case Action::Kind::kOp:
@@ -119,6 +142,8 @@ class Checker {
                     step || (i >= plan_.next && residency(action.target).weights));
       case Action::Kind::kSend:
         return once(send_.at(index(action.target)), Lane::kToHost, step);
+      case Action::Kind::kEarlyStep:
+        return once(early_.at(index(action.target)), Lane::kHost, step);
       case Action::Kind::kDeviceStep:
         return once(step_.at(index(action.target)), Lane::kCompute,
                     update && resident(action.target));
@@ -140,6 +165,7 @@ class Checker {
       (resident(c) ? device : host) += state;
       if (!resident(c)) host += chunk(c).gradient_bytes;
     }
+    host += spare_bytes(trace_, plan_.early);
     expect(device <= budgets_.device, "over the device budget");
     expect(host <= budgets_.host, "over the host budget");
     expect(plan_.device.peak == device && plan_.host.peak == host, "a peak is not what it says");
@@ -178,12 +204,18 @@ class Checker {
     if (!expect(stay.bytes >= chunk(c).weight_bytes, who + ": no room for its weights")) return;
     const int fetch = fetch_[index(r)];
     if (!expect(fetch >= 0, who + ": its weights were not brought")) return;
+    const int step = step_[index(c)];
     if (fetch < plan_.update) {
       expect(order_.ordered(fetch, op_[index(op)]), who + ": read before the copy is done");
+      expect(step < 0 || order_.ordered_next(step, fetch), who + ": brought before its step");
+      expect(step < 0 || order_.ordered(fetch, step), who + ": stepped while it is brought");
     } else {  // brought for the next step, after the optimizer
-      const int step = step_[index(c)];
+      expect(order_.ordered_next(fetch, op_[index(op)]), who + ": read before the copy is done");
       expect(step < 0 || order_.ordered(step, fetch), who + ": brought before its step");
+      expect(step < 0 || order_.ordered_next(fetch, step), who + ": stepped while it is brought");
     }
+    const int early = early_[index(c)];
+    expect(early < 0 || order_.ordered_next(fetch, early), who + ": its place is spare too soon");
     if (stay.gradient) {
       expect(chunk(c).in_place, who + ": a gradient took the place of weights that are needed");
     }
@@ -214,6 +246,8 @@ class Checker {
       if (stay.send) {
         expect(order_.ordered(op_[index(run.last)], send_[index(r)]),
                who + ": a gradient is sent before it is complete");
+        expect(resident(c) || order_.ordered_next(step_[index(c)], send_[index(r)]),
+               who + ": a gradient is written over before its step");
       }
       before = r;
     }
@@ -221,7 +255,11 @@ class Checker {
     if (resident(c)) {
       expect(residency(before).last_use >= trace_.ops(), who + ": no gradient at its step");
     } else {
-      expect(residency(before).send, who + ": its gradient stays on the device");
+      if (!expect(residency(before).send, who + ": its gradient stays on the device")) return;
+      for (const int step : {step_[index(c)], early_[index(c)]}) {
+        expect(step < 0 || order_.ordered(send_[index(before)], step),
+               who + ": stepped before its gradient is there");
+      }
     }
   }
 
@@ -272,6 +310,16 @@ class Checker {
     return true;
   }
 
+  // Of two steps that follow each other.
+  bool all_before_next(const Thing& a, const Thing& b) const {
+    for (const int before : a.actions) {
+      for (const int after : b.actions) {
+        if (!order_.ordered_next(before, after)) return false;
+      }
+    }
+    return true;
+  }
+
   void check_overlaps() {
     for (const Thing& thing : things_) {
       expect(thing.offset >= 0 && thing.offset + thing.bytes <= plan_.pool_bytes,
@@ -286,6 +334,8 @@ class Checker {
         if (b.offset >= a.offset + a.bytes) break;
         if (b.bytes == 0) continue;
         expect(all_before(a, b) || all_before(b, a), a.name + " and " + b.name + " share memory");
+        expect(all_before_next(a, b) && all_before_next(b, a),
+               a.name + " and " + b.name + " share memory in two steps");
       }
     }
   }
@@ -301,6 +351,7 @@ class Checker {
   std::vector<int> fetch_;  // by residency
   std::vector<int> send_;   // by residency
   std::vector<int> step_;   // by chunk
+  std::vector<int> early_;  // by chunk
   std::vector<Thing> things_;
 };
 

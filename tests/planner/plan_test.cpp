@@ -51,6 +51,12 @@ TEST(Plan, IsRightForRandomTracesAndBudgets) {
     EXPECT_EQ(
         joined(plan_check::problems(trace, make_plan(trace, budgets, rates, on_demand), budgets)),
         "");
+    // Without overlap, or with little spare memory on the host.
+    PlanOptions other;
+    other.overlap = trace.chunks.size() % 2 == 0;
+    const TierBudgets tight{budgets.device, host_bytes(trace, plan.resident) + budgets.device / 8};
+    const Plan second = make_plan(trace, tight, rates, other);
+    EXPECT_EQ(second.fits ? joined(plan_check::problems(trace, second, tight)) : "", "");
   });
 }
 
@@ -86,22 +92,30 @@ TEST(Plan, KeepsEverythingWhereThereIsRoom) {
 
 TEST(PlanCheck, SeesAWaitThatIsMissing) {
   int64_t dropped = 0;
+  int64_t dropped_carried = 0;
   for_random_plans(12, [&](const AccessTrace& trace, const CopyRates&, const TierBudgets& budgets,
                            const Plan& plan) {
     for (size_t i = 0; i < plan.actions.size(); ++i) {
-      for (size_t w = 0; w < plan.actions[i].waits.size(); ++w) {
-        Plan mutated = plan;
-        std::vector<int>& waits = mutated.actions[i].waits;
-        const int wait = waits[w];
-        waits.erase(waits.begin() + static_cast<int64_t>(w));
-        if (plan_check::Order(mutated).ordered(wait, static_cast<int>(i))) continue;  // implied
-        ++dropped;
-        EXPECT_NE(joined(plan_check::problems(trace, mutated, budgets)), "")
-            << "action " << i << " without its wait for " << wait;
+      for (const bool carried : {false, true}) {
+        const auto list = carried ? &Action::carried : &Action::waits;
+        for (size_t w = 0; w < (plan.actions[i].*list).size(); ++w) {
+          Plan mutated = plan;
+          std::vector<int>& waits = mutated.actions[i].*list;
+          const int wait = waits[w];
+          waits.erase(waits.begin() + static_cast<int64_t>(w));
+          const plan_check::Order order(mutated);
+          const int at = static_cast<int>(i);
+          if (carried ? order.ordered_next(wait, at) : order.ordered(wait, at))
+            continue;  // implied
+          ++(carried ? dropped_carried : dropped);
+          EXPECT_NE(joined(plan_check::problems(trace, mutated, budgets)), "")
+              << "action " << i << " without its wait for " << wait;
+        }
       }
     }
   });
   EXPECT_GT(dropped, 300);
+  EXPECT_GT(dropped_carried, 100);
 }
 
 TEST(PlanCheck, SeesACopyThatIsMissing) {
@@ -126,7 +140,9 @@ TEST(PlanCheck, SeesACopyThatIsMissing) {
         mutated.next -= at < mutated.next ? 1 : 0;
         for (Action& action : actions) {
           std::erase(action.waits, at);
+          std::erase(action.carried, at);
           for (int& wait : action.waits) wait -= wait > at ? 1 : 0;
+          for (int& wait : action.carried) wait -= wait > at ? 1 : 0;
         }
         EXPECT_NE(joined(plan_check::problems(trace, mutated, budgets)), "");
       }
@@ -161,6 +177,7 @@ TEST(PlanCheck, SeesBudgetsAndUpdatesThatAreMissed) {
   Plan mutated = plan;
   mutated.actions.erase(mutated.actions.begin() + mutated.update);
   --mutated.next;
+  for (Action& action : mutated.actions) action.carried.clear();
   EXPECT_NE(joined(plan_check::problems(trace, mutated, budgets)), "");
 }
 

@@ -39,6 +39,7 @@ class Maker {
       chunk.optimizer_bytes = chunk.weight_bytes * random_.between(1, 2);
       chunk.host_step_seconds =
           1e-9 * static_cast<double>(chunk.weight_bytes * random_.between(1, 4));
+      chunk.early_step_seconds = 1.5 * chunk.host_step_seconds;
       chunk.device_step_seconds = chunk.host_step_seconds;
       if (random_.chance(50)) chunk.device_step_seconds /= 8;
     }

@@ -140,6 +140,30 @@ TEST(Planning, IsNeverWorseThanOtherRules) {
   }
 }
 
+// What a step takes longer than the same one with a host that steps in no time, beyond what its
+// busiest part must.
+TEST(Planning, TheOptimizerBesideAGpuIsHardlySeen) {
+  const MachineRates rates = accelerator();
+  for (const Model& model : kModels) {
+    for (const int64_t batch : {1, 16}) {
+      const Traced traced(model, rates, batch);
+      AccessTrace trace = traced.trace();
+      const int64_t least = make_plan(trace, {0, kPlenty}, rates.copies).smallest_device;
+      const TierBudgets budgets{least + state_of(trace) / 4, kPlenty};
+      const Plan plan = make_plan(trace, budgets, rates.copies);
+      PlanOptions off;
+      off.overlap = false;
+      const double serial = make_plan(trace, budgets, rates.copies, off).step_seconds;
+      for (TraceChunk& chunk : trace.chunks) chunk.host_step_seconds = chunk.early_step_seconds = 0;
+      const double free = make_plan(trace, budgets, rates.copies).step_seconds;
+      EXPECT_LE(plan.step_seconds, 1.05 * std::max(free, plan.lower_bound_seconds))
+          << model.name << ", batch " << batch << ": " << free << " s, bound "
+          << plan.lower_bound_seconds << " s, one after the other " << serial << " s";
+      EXPECT_LE(plan.step_seconds, serial);
+    }
+  }
+}
+
 TEST(Planning, IsRightForGroupsOfMicroBatches) {
   for (const size_t which : {size_t{0}, size_t{3}}) {
     for (const int64_t group : {1, 2, 4}) {

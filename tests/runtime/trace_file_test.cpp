@@ -92,6 +92,7 @@ void expect_same(const AccessTrace& a, const AccessTrace& b) {
     EXPECT_EQ(x.in_place, y.in_place);
     EXPECT_EQ(x.device_step_seconds, y.device_step_seconds);
     EXPECT_EQ(x.host_step_seconds, y.host_step_seconds);
+    EXPECT_EQ(x.early_step_seconds, y.early_step_seconds);
   }
 }
 
