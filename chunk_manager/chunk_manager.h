@@ -77,8 +77,6 @@ class ChunkManager {
   // State and twin change places; nothing may be using either as what it was.
   void flip(int chunk);
 
-  // Weights and moments of a chunk at its home, one list after the other.
-  char* state(int chunk) const { return static_cast<char*>(home(chunk).state().data()); }
   int64_t state_bytes(int chunk) const;
   // To be called before work is enqueued that changes them: a snapshot that is being read may need
   // what is there. May block.
