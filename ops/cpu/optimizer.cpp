@@ -6,14 +6,14 @@
 namespace hetmem::ops::cpu {
 namespace {
 
-constexpr int64_t kBlock = 65536;  // elements of a task
+constexpr int64_t kBlock = 256 * kMomentBlock;  // elements of a task
 
 // Calls step(weights in fp32, first element, count) for all elements: on the weight itself or, of
 // a split master, on a few of its values at a time, put together and taken apart in cache.
 template <typename Step>
 void for_each_weight(ThreadPool& pool, const TensorView& weight, const TensorView& low,
                      const Step& step) {
-  constexpr int64_t kAtOnce = 1024;
+  constexpr int64_t kAtOnce = 4 * kMomentBlock;
   pool.parallel_blocks(weight.elements(), kBlock, [&](int64_t begin, int64_t end) {
     if (!low) return step(weight.as<float>() + begin, begin, end - begin);
     float masters[kAtOnce];
@@ -39,6 +39,61 @@ void adamw_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weigh
   auto* moment2 = v.as<float>();
   for_each_weight(pool, weight, low, [&](float* w, int64_t at, int64_t count) {
     kernel_table().adamw(scalars, w, g + at, moment1 + at, moment2 + at, count);
+  });
+}
+
+namespace {
+
+// The moments of one kind in 8 bits, block by block.
+struct CodedMoments {
+  // The block that begins at element `at`, of `count` elements, in fp32; beyond them zeros.
+  void decode(int64_t at, int64_t count, float* x) const {
+    const float scale = scales[at / kMomentBlock];
+    if (count == kMomentBlock) return kernel_table().decode_moments(code, codes + at, scale, x);
+    uint8_t padded[kMomentBlock] = {};
+    std::copy_n(codes + at, count, padded);
+    kernel_table().decode_moments(code, padded, scale, x);
+    std::fill(x + count, x + kMomentBlock, 0.0F);
+  }
+  void encode(int64_t at, int64_t count, const float* x) const {
+    float& scale = scales[at / kMomentBlock];
+    if (count == kMomentBlock) {
+      scale = kernel_table().encode_moments(code, x, codes + at);
+      return;
+    }
+    uint8_t padded[kMomentBlock];
+    scale = kernel_table().encode_moments(code, x, padded);
+    std::copy_n(padded, count, codes + at);
+  }
+
+  const MomentCode& code;
+  uint8_t* codes;
+  float* scales;
+};
+
+}  // namespace
+
+void adamw_8bit_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weight,
+                     const TensorView& gradient, const Moments8Bit& moments,
+                     const TensorView& low) {
+  const AdamWScalars scalars = scalars_of(step);
+  const auto* g = gradient.as<float>();
+  const CodedMoments first{first_moment_code(), moments.m.as<uint8_t>(),
+                           moments.m_scales.as<float>()};
+  const CodedMoments second{second_moment_code(), moments.v.as<uint8_t>(),
+                            moments.v_scales.as<float>()};
+  for_each_weight(pool, weight, low, [&](float* w, int64_t begin, int64_t length) {
+    float m[kMomentBlock];
+    float v[kMomentBlock];
+    for (int64_t i = 0; i < length; i += kMomentBlock) {
+      const int64_t count = std::min(kMomentBlock, length - i);
+      const int64_t at = begin + i;
+      first.decode(at, count, m);
+      second.decode(at, count, v);
+      kernel_table().adamw(scalars, w + i, g + at, m, v, count);
+      first.encode(at, count, m);
+      second.encode(at, count, v);
+    }
   });
 }
 

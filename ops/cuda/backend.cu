@@ -54,6 +54,13 @@ void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, Tensor
   });
 }
 
+void adamw_8bit_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
+                     const Moments8Bit& moments, TensorView low) {
+  enqueue(stream, [=](const cuda_kernels::Queue& queue) {
+    cuda_kernels::adamw_8bit_step(queue, step, weight, gradient, moments, low);
+  });
+}
+
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
               TensorView momentum, TensorView low) {
   enqueue(stream, [=](const cuda_kernels::Queue& queue) {

@@ -51,6 +51,8 @@ void embedding_backward(const Queue& queue, const OpCall& call);
 void adamw_step(const Queue& queue, const AdamWStep& step, const TensorView& weight,
                 const TensorView& gradient, const TensorView& m, const TensorView& v,
                 const TensorView& low);
+void adamw_8bit_step(const Queue& queue, const AdamWStep& step, const TensorView& weight,
+                     const TensorView& gradient, const Moments8Bit& moments, const TensorView& low);
 void sgd_step(const Queue& queue, const SgdStep& step, const TensorView& weight,
               const TensorView& gradient, const TensorView& momentum, const TensorView& low);
 // `parts` is memory for kSumsAtOnce doubles.

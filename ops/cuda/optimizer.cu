@@ -2,60 +2,30 @@
 // one, in the order written for all of them (isa/optimizer_kernels.cpp), nothing fused.
 #include <algorithm>
 
+#include "ops/cuda/adamw.h"
 #include "ops/cuda/kernels.h"
-#include "ops/optimizer_step.h"
 
 namespace hetmem::ops::HETMEM_CUDA_NAMESPACE {
 namespace {
 
-// A weight in fp32, or as a split master (core/split_master.h has the formulas, on the host).
-struct Weight {
-  float* whole;  // or null
-  uint16_t* hi;
-  int16_t* lo;
-  __device__ float get(int64_t i) const {
-    if (whole != nullptr) return whole[i];
-    return __uint_as_float((static_cast<uint32_t>(hi[i]) << 16) +
-                           static_cast<uint32_t>(static_cast<int32_t>(lo[i])));
-  }
-  __device__ void set(int64_t i, float value) const {
-    if (whole != nullptr) {
-      whole[i] = value;
-      return;
-    }
-    const uint32_t bits = __float_as_uint(value);
-    hi[i] = static_cast<uint16_t>((bits + 0x8000U) >> 16);
-    lo[i] = static_cast<int16_t>(bits & 0xffffU);
-  }
-};
-Weight weight_of(const TensorView& weight, const TensorView& low) {
-  if (!low) return {weight.as<float>(), nullptr, nullptr};
-  return {nullptr, weight.as<uint16_t>(), low.as<int16_t>()};
-}
-
 struct AdamW {
   AdamWScalars s;
-  Weight w;
+  OptimizerWeight w;
   const float* g;
   float* m;
   float* v;
   __device__ void operator()(int64_t i) const {
-    const float gradient = __fmul_rn(g[i], s.gradient_scale);
-    const float moment1 = __fadd_rn(m[i], __fmul_rn(s.one_minus_beta1, __fsub_rn(gradient, m[i])));
-    const float moment2 = __fadd_rn(__fmul_rn(s.beta2, v[i]),
-                                    __fmul_rn(s.one_minus_beta2, __fmul_rn(gradient, gradient)));
-    const float denominator =
-        __fadd_rn(__fdiv_rn(__fsqrt_rn(moment2), s.bias_correction2_sqrt), s.epsilon);
+    float moment1 = m[i];
+    float moment2 = v[i];
+    w.set(i, adamw_value(s, w.get(i), g[i], moment1, moment2));
     m[i] = moment1;
     v[i] = moment2;
-    w.set(i, __fsub_rn(__fmul_rn(w.get(i), s.decay),
-                       __fmul_rn(s.step_size, __fdiv_rn(moment1, denominator))));
   }
 };
 
 struct Sgd {
   SgdStep step;
-  Weight w;
+  OptimizerWeight w;
   const float* g;
   float* buffer;
   __device__ void operator()(int64_t i) const {
@@ -107,14 +77,14 @@ void adamw_step(const Queue& queue, const AdamWStep& step, const TensorView& wei
                 const TensorView& gradient, const TensorView& m, const TensorView& v,
                 const TensorView& low) {
   for_each(queue, weight.elements(),
-           AdamW{scalars_of(step), weight_of(weight, low), gradient.as<float>(), m.as<float>(),
-                 v.as<float>()});
+           AdamW{scalars_of(step), optimizer_weight(weight, low), gradient.as<float>(),
+                 m.as<float>(), v.as<float>()});
 }
 
 void sgd_step(const Queue& queue, const SgdStep& step, const TensorView& weight,
               const TensorView& gradient, const TensorView& momentum, const TensorView& low) {
   for_each(queue, weight.elements(),
-           Sgd{step, weight_of(weight, low), gradient.as<float>(), momentum.as<float>()});
+           Sgd{step, optimizer_weight(weight, low), gradient.as<float>(), momentum.as<float>()});
 }
 
 void sum_of_squares(const Queue& queue, const TensorView& values, const TensorView& sum,

@@ -25,6 +25,10 @@ void adamw_step(Stream& /*stream*/, const AdamWStep& /*step*/, TensorView /*weig
                 TensorView /*gradient*/, TensorView /*m*/, TensorView /*v*/, TensorView /*low*/) {
   refuse();
 }
+void adamw_8bit_step(Stream& /*stream*/, const AdamWStep& /*step*/, TensorView /*weight*/,
+                     TensorView /*gradient*/, const Moments8Bit& /*moments*/, TensorView /*low*/) {
+  refuse();
+}
 void sgd_step(Stream& /*stream*/, const SgdStep& /*step*/, TensorView /*weight*/,
               TensorView /*gradient*/, TensorView /*momentum*/, TensorView /*low*/) {
   refuse();

@@ -32,6 +32,11 @@ CudaBackend emulated_backend() {
                           const TensorView& low) {
     emulated::adamw_step({}, step, weight, gradient, m, v, low);
   };
+  backend.adamw_8bit_step = [](const ops::AdamWStep& step, const TensorView& weight,
+                               const TensorView& gradient, const ops::Moments8Bit& moments,
+                               const TensorView& low) {
+    emulated::adamw_8bit_step({}, step, weight, gradient, moments, low);
+  };
   backend.sgd_step = [](const ops::SgdStep& step, const TensorView& weight,
                         const TensorView& gradient, const TensorView& momentum,
                         const TensorView& low) {

@@ -18,6 +18,9 @@ struct CudaBackend {
   std::function<void(const ops::AdamWStep&, const TensorView& weight, const TensorView& gradient,
                      const TensorView& m, const TensorView& v, const TensorView& low)>
       adamw_step;
+  std::function<void(const ops::AdamWStep&, const TensorView& weight, const TensorView& gradient,
+                     const ops::Moments8Bit&, const TensorView& low)>
+      adamw_8bit_step;
   std::function<void(const ops::SgdStep&, const TensorView& weight, const TensorView& gradient,
                      const TensorView& momentum, const TensorView& low)>
       sgd_step;

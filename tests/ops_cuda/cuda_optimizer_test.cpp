@@ -7,6 +7,7 @@
 
 #include "cuda_backends.h"
 #include "device/thread_pool.h"
+#include "moments_8bit.h"
 #include "optimizer_cases.h"
 
 namespace hetmem::testing_ops {
@@ -96,6 +97,27 @@ TEST_P(CudaOptimizers, HaveTheBitsOfFp32OnASplitMaster) {
   on_cpu(
       [&](Stream& stream) { ops::sgd_step(stream, step, view(cpu.w), view(cpu.g), view(cpu.m)); });
   EXPECT_EQ(split.bits(), bits_of(cpu.w));
+}
+
+// A gradient of zero in one block, and a part of a block at the end.
+TEST_P(CudaOptimizers, AdamW8BitHasTheBitsOfTheCpu) {
+  State cuda;
+  State cpu;
+  std::fill_n(cuda.g.begin(), 3 * ops::kMomentBlock, 0.0F);
+  cpu.g = cuda.g;
+  cpu.w = with_edges(cpu.w);
+  SplitWeights split(cpu.w);
+  CodedState coded(kCount);
+  CodedState coded_cpu(kCount);
+  for (int t = 1; t <= 3; ++t) {
+    backend().adamw_8bit_step(adamw_step(t), split.high_view(), view(cuda.g), coded.views(),
+                              split.low_view());
+    on_cpu([&](Stream& stream) {
+      ops::adamw_8bit_step(stream, adamw_step(t), view(cpu.w), view(cpu.g), coded_cpu.views());
+    });
+    EXPECT_EQ(split.bits(), bits_of(cpu.w));
+    EXPECT_EQ(coded, coded_cpu);
+  }
 }
 
 TEST_P(CudaOptimizers, SumsOfSquaresHaveTheBitsOfTheCpu) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "ops/moment_code.h"
 #include "ops/optimizer_step.h"
 
 namespace hetmem::ops::cpu {
@@ -65,6 +66,9 @@ struct KernelTable {
   void (*sgd)(const SgdStep& step, float* w, const float* g, float* buffer, int64_t n);
   void (*join_masters)(const uint16_t* hi, const int16_t* lo, float* w, int64_t n);
   void (*split_masters)(const float* w, uint16_t* hi, int16_t* lo, int64_t n);
+  // a block of kMomentBlock moments from codes, and back: returns its scale
+  void (*decode_moments)(const MomentCode& code, const uint8_t* codes, float scale, float* x);
+  float (*encode_moments)(const MomentCode& code, const float* x, uint8_t* codes);
   double (*sum_of_squares)(const float* x, int64_t n);
   // attention, one head: rows [begin, end) of queries; strides in elements between time steps
   void (*attention_forward)(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,

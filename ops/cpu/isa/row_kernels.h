@@ -9,6 +9,8 @@ void adamw(const AdamWScalars& scalars, float* w, const float* g, float* m, floa
 void sgd(const SgdStep& of, float* w, const float* g, float* buffer, int64_t n);
 void join_masters(const uint16_t* hi, const int16_t* lo, float* w, int64_t n);
 void split_masters(const float* w, uint16_t* hi, int16_t* lo, int64_t n);
+void decode_moments(const MomentCode& code, const uint8_t* codes, float scale, float* x);
+float encode_moments(const MomentCode& code, const float* x, uint8_t* codes);
 double sum_of_squares(const float* x, int64_t n);
 void gemv_rows(const float* w, int64_t stride, int64_t rows, const float* x, int64_t n, float beta,
                float* y);
