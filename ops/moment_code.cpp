@@ -1,55 +1,71 @@
 #include "ops/moment_code.h"
 
+#include <bit>
+
 namespace hetmem::ops {
 namespace {
 
 constexpr int kDecades = 7;
 constexpr double kLow = 0.1;  // a decade is [kLow, 1) of its power of ten
-constexpr double kSpan = 1.0 - kLow;
+constexpr double kSpan = 0.9;
 
 // One decade: `steps` equal steps, s in [steps, 2 steps), each standing for its middle.
 struct Decade {
-  constexpr Decade(int index, int first_steps) : steps(first_steps << index) {
+  Decade(int index, int first_steps) : steps(first_steps << index) {
     for (int i = index + 1; i < kDecades; ++i) ten /= 10.0;
   }
-  constexpr double base() const { return ten * (kLow + kSpan * (0.5 / steps - 1.0)); }
-  constexpr double step() const { return ten * kSpan / steps; }
-  constexpr double fraction(int s) const { return base() + step() * s; }
+  double fraction(double s) const { return ten * (kLow + kSpan * ((s + 0.5) / steps - 1.0)); }
 
   int steps;
   double ten = 1.0;  // the power of ten above it
 };
 
-// The line of an s in [2^e, 2^(e + 1)): the lowest bits of e + 127.
+// The line of a t in [2^e, 2^(e + 1)): the lowest bits of e + 127.
 constexpr int line_of(int e) { return (e + 127) % kMomentLevels; }
+
+void fill_lines(MomentCode& code, int first_steps) {
+  for (int i = 0; i < kDecades; ++i) {
+    const Decade decade(i, first_steps);
+    const int line = line_of(i + 1);  // of t = s >= 2, or of t = 2 s + 1 >= 3
+    const double slope = decade.ten * kSpan / decade.steps;
+    code.step[line] = static_cast<float>(code.has_sign ? slope / 2 : slope);
+    code.base[line] =
+        static_cast<float>(code.has_sign ? decade.fraction(-0.5) : decade.fraction(0.0));
+  }
+  // Through 0 at t = 1 and 1 at t = 257 or 256, exactly: of 1 / 255, too, 256 - 1 of them are 1.
+  const float step = code.has_sign ? 1.0F / 256.0F : 1.0F / 255.0F;
+  code.step[line_of(0)] = step;
+  code.base[line_of(0)] = -step;
+}
+
+// Which of the thresholds lie below the ranges that `level` is looked up by.
+void fill_least_levels(MomentCode& code) {
+  constexpr uint32_t kFirst = 52;  // of kLeastFraction: 52 to 63 are the ranges up to 2
+  for (uint32_t range = kFirst; range < kFirst + 12; ++range) {
+    const auto lower = std::bit_cast<float>(range << 24);
+    uint8_t level = 0;
+    for (const float least : code.at_least) level += least <= lower ? 1 : 0;
+    code.least_level[range % 16] = level;
+  }
+}
 
 MomentCode make(bool has_sign) {
   const int first_steps = has_sign ? 1 : 2;
-  const int zero = first_steps - 1;  // s of 0: the lowest that no decade has
   MomentCode code{};
   code.has_sign = has_sign;
-  code.middle = has_sign ? 127 : -1;
-  code.highest = first_steps << kDecades;
-  code.lowest = code.highest - 1;
-  code.shift[0] = code.most[0] = static_cast<float>(zero);
+  code.exponent = has_sign ? -1 : 0;
+  // Of level 8: u of 1 is 1 and a little. Of level 0 u is below 1, and s below that of any decade.
+  code.slope[0] = 0.1125F;
   double below = 0.0;  // the highest fraction of the level below
   for (int i = 0; i < kDecades; ++i) {
     const Decade decade(i, first_steps);
-    const int level = i + 1;
     code.at_least[i] = static_cast<float>((below + decade.fraction(decade.steps)) / 2);
-    code.slope[level] = static_cast<float>(1.0 / decade.step());
-    code.shift[level] = static_cast<float>(decade.steps - kLow / kSpan * decade.steps);
-    code.most[level] = static_cast<float>(2 * decade.steps - 1);
-    const int line = line_of(has_sign ? i : i + 1);
-    code.base[line] = static_cast<float>(decade.base());
-    code.step[line] = static_cast<float>(decade.step());
+    code.slope[i + 1] = static_cast<float>(1.0 / (decade.ten * kSpan));
     below = decade.fraction(2 * decade.steps - 1);
   }
   code.at_least[kDecades] = static_cast<float>((below + 1.0) / 2);
-  // With a sign 1 has the eighth line and 0 is apart; without, the other way round.
-  if (has_sign) code.base[line_of(kDecades)] = 1.0F;
-  code.apart = static_cast<float>(has_sign ? zero : code.highest);
-  code.apart_value = has_sign ? 0.0F : 1.0F;
+  fill_lines(code, first_steps);
+  fill_least_levels(code);
   return code;
 }
 

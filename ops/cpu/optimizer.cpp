@@ -44,32 +44,35 @@ void adamw_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weigh
 
 namespace {
 
-// The moments of one kind in 8 bits, block by block.
-struct CodedMoments {
-  // The block that begins at element `at`, of `count` elements, in fp32; beyond them zeros.
-  void decode(int64_t at, int64_t count, float* x) const {
-    const float scale = scales[at / kMomentBlock];
-    if (count == kMomentBlock) return kernel_table().decode_moments(code, codes + at, scale, x);
-    uint8_t padded[kMomentBlock] = {};
-    std::copy_n(codes + at, count, padded);
-    kernel_table().decode_moments(code, padded, scale, x);
-    std::fill(x + count, x + kMomentBlock, 0.0F);
-  }
-  void encode(int64_t at, int64_t count, const float* x) const {
-    float& scale = scales[at / kMomentBlock];
-    if (count == kMomentBlock) {
-      scale = kernel_table().encode_moments(code, x, codes + at);
-      return;
+// A block at the end of a tensor, of fewer elements: decoded, stepped and encoded as if what is
+// beyond were zero.
+void step_part(const AdamWScalars& scalars, const CodedMoments& coded, float* w, const float* g,
+               int64_t count) {
+  struct Part {
+    Part(const MomentCode& of, uint8_t* to, float* its_scale, int64_t elements)
+        : code(of), codes(to), scale(its_scale), count(elements) {
+      uint8_t padded[kMomentBlock] = {};
+      std::copy_n(codes, count, padded);
+      kernel_table().decode_moments(code, padded, *scale, x);
+      std::fill(x + count, x + kMomentBlock, 0.0F);
     }
-    uint8_t padded[kMomentBlock];
-    scale = kernel_table().encode_moments(code, x, padded);
-    std::copy_n(padded, count, codes + at);
-  }
-
-  const MomentCode& code;
-  uint8_t* codes;
-  float* scales;
-};
+    void encode() const {
+      uint8_t padded[kMomentBlock];
+      *scale = kernel_table().encode_moments(code, x, padded);
+      std::copy_n(padded, count, codes);
+    }
+    const MomentCode& code;
+    uint8_t* codes;
+    float* scale;
+    int64_t count;
+    float x[kMomentBlock];
+  };
+  Part m(coded.first, coded.m, coded.m_scales, count);
+  Part v(coded.second, coded.v, coded.v_scales, count);
+  kernel_table().adamw(scalars, w, g, m.x, v.x, count);
+  m.encode();
+  v.encode();
+}
 
 }  // namespace
 
@@ -78,22 +81,19 @@ void adamw_8bit_step(ThreadPool& pool, const AdamWStep& step, const TensorView& 
                      const TensorView& low) {
   const AdamWScalars scalars = scalars_of(step);
   const auto* g = gradient.as<float>();
-  const CodedMoments first{first_moment_code(), moments.m.as<uint8_t>(),
-                           moments.m_scales.as<float>()};
-  const CodedMoments second{second_moment_code(), moments.v.as<uint8_t>(),
-                            moments.v_scales.as<float>()};
-  for_each_weight(pool, weight, low, [&](float* w, int64_t begin, int64_t length) {
-    float m[kMomentBlock];
-    float v[kMomentBlock];
-    for (int64_t i = 0; i < length; i += kMomentBlock) {
-      const int64_t count = std::min(kMomentBlock, length - i);
-      const int64_t at = begin + i;
-      first.decode(at, count, m);
-      second.decode(at, count, v);
-      kernel_table().adamw(scalars, w + i, g + at, m, v, count);
-      first.encode(at, count, m);
-      second.encode(at, count, v);
-    }
+  const auto coded_from = [&](int64_t at) {
+    return CodedMoments{first_moment_code(),
+                        second_moment_code(),
+                        moments.m.as<uint8_t>() + at,
+                        moments.v.as<uint8_t>() + at,
+                        moments.m_scales.as<float>() + at / kMomentBlock,
+                        moments.v_scales.as<float>() + at / kMomentBlock};
+  };
+  for_each_weight(pool, weight, low, [&](float* w, int64_t at, int64_t count) {
+    const int64_t part = count % kMomentBlock;
+    const int64_t whole = count - part;
+    if (whole > 0) kernel_table().adamw_8bit(scalars, coded_from(at), w, g + at, whole);
+    if (part > 0) step_part(scalars, coded_from(at + whole), w + whole, g + at + whole, part);
   });
 }
 

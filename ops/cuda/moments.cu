@@ -8,28 +8,27 @@ namespace {
 
 constexpr int kThreads = static_cast<int>(kMomentBlock);
 constexpr int kWarps = kThreads / kWarp;
-constexpr float kLeastScale = 0x1p-126F;  // the smallest normal number
 
-// The value of a code, as a share of the scale.
-__device__ float decoded(const MomentCode& code, uint8_t stored) {
-  const int32_t offset = static_cast<int32_t>(stored) - code.middle;
+__device__ float decoded(const MomentCode& code, uint8_t stored, float scale) {
+  const int32_t offset = static_cast<int32_t>(stored) - (code.has_sign ? 127 : -1);
   const auto s = static_cast<float>(offset < 0 ? -offset : offset);
-  const uint32_t line = (__float_as_uint(s) >> 23) % kMomentLevels;
-  const float on_line = __fadd_rn(__fmul_rn(code.step[line], s), code.base[line]);
-  const float fraction = s == code.apart ? code.apart_value : on_line;
-  return offset < 0 ? -fraction : fraction;
+  const float t = code.has_sign ? 2.0F * s + 1.0F : s;  // exact
+  const uint32_t line = (__float_as_uint(t) >> 23) % kMomentLevels;
+  const float value = __fmul_rn(__fmaf_rn(code.step[line], t, code.base[line]), scale);
+  return offset < 0 ? -value : value;
 }
 
 __device__ uint8_t encoded(const MomentCode& code, float x, float inverse) {
-  const float fraction = __fmul_rn(fabsf(x), inverse);
+  const float fraction = __fmul_rn(x, inverse);
+  const float a = fmaxf(fabsf(fraction), kLeastFraction);
   int level = 0;
   HETMEM_UNROLL
-  for (int i = 0; i + 1 < kMomentLevels; ++i) level += code.at_least[i] <= fraction ? 1 : 0;
-  const float exact = __fadd_rn(__fmul_rn(fraction, code.slope[level]), code.shift[level]);
-  int32_t s = static_cast<int32_t>(fminf(exact, code.most[level]));
-  s += code.at_least[kMomentLevels - 1] <= fraction ? 1 : 0;
-  if (code.has_sign && x < 0.0F) s = s > code.lowest ? -code.lowest : -s;
-  return static_cast<uint8_t>(s + code.middle);
+  for (int i = 0; i < kMomentLevels; ++i) level += code.at_least[i] <= a ? 1 : 0;
+  const float u = fminf(__fmaf_rn(a, code.slope[level % kMomentLevels], kOffset), kMostOfDecade);
+  constexpr uint32_t kHalf = 126U << 23;  // leaves a one before the fraction bits of u
+  const auto s = static_cast<int32_t>((__float_as_uint(u) - kHalf) >> (23 - code.exponent - level));
+  const int32_t number = !code.has_sign ? s - 1 : x < 0.0F ? 127 - s : 127 + s;
+  return static_cast<uint8_t>(number > 0 ? number : 0);
 }
 
 // The largest over a block of threads. `parts`: kWarps floats.
@@ -49,12 +48,12 @@ struct Moments {
   float* scales;
 
   __device__ float get(int64_t i) const {
-    return __fmul_rn(decoded(code, codes[i]), scales[i / kMomentBlock]);
+    return decoded(code, codes[i], scales[i / kMomentBlock]);
   }
   // By all threads of a block; x is 0 beyond the end, where `there` is false.
   __device__ void set(int64_t i, bool there, float x, float* parts) const {
     const float largest = block_largest(fabsf(x), parts);
-    const bool counts = largest >= kLeastScale;
+    const bool counts = largest >= kLeastMomentScale;
     if (there) codes[i] = encoded(code, x, counts ? __fdiv_rn(1.0F, largest) : 0.0F);
     if (threadIdx.x == 0) scales[i / kMomentBlock] = counts ? largest : 0.0F;
   }

@@ -28,6 +28,16 @@ struct AttentionTile {
 
 constexpr int64_t kDecodeHeads = 4;
 
+// Moments in 8 bits, from the start of a block.
+struct CodedMoments {
+  const MomentCode& first;
+  const MomentCode& second;
+  uint8_t* m;
+  uint8_t* v;
+  float* m_scales;  // of each block
+  float* v_scales;
+};
+
 struct KernelTable {
   // norms
   NormRow (*layer_norm_row)(const float* x, const float* w, const float* b, float eps, float* y,
@@ -69,6 +79,9 @@ struct KernelTable {
   // a block of kMomentBlock moments from codes, and back: returns its scale
   void (*decode_moments)(const MomentCode& code, const uint8_t* codes, float scale, float* x);
   float (*encode_moments)(const MomentCode& code, const float* x, uint8_t* codes);
+  // a step on such moments; n is a multiple of kMomentBlock
+  void (*adamw_8bit)(const AdamWScalars& s, const CodedMoments& coded, float* w, const float* g,
+                     int64_t n);
   double (*sum_of_squares)(const float* x, int64_t n);
   // attention, one head: rows [begin, end) of queries; strides in elements between time steps
   void (*attention_forward)(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,

@@ -2,10 +2,13 @@
 // the same operations.
 #include <immintrin.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
+#include "ops/cpu/isa/adamw.h"
 #include "ops/cpu/isa/row_kernels.h"
 #include "ops/cpu/isa/vector_math.h"
 
@@ -18,12 +21,8 @@ using Integers [[gnu::vector_size(sizeof(Vector))]] = int32_t;
 
 inline Integers bits_of(Vector x) { return std::bit_cast<Integers>(x); }
 inline Vector of_bits(Integers x) { return std::bit_cast<Vector>(x); }
-inline Integers integers(int32_t x) { return Integers{} + x; }
 inline Vector to_float(Integers x) { return __builtin_convertvector(x, Vector); }
-inline Integers truncated(Vector x) { return __builtin_convertvector(x, Integers); }
 inline Vector magnitude(Vector x) { return of_bits(bits_of(x) & INT32_MAX); }
-inline Vector least(Vector a, Vector b) { return a < b ? a : b; }
-inline Vector most(Vector a, Vector b) { return a > b ? a : b; }
 inline Integers count_if(Integers count, Vector a, Vector b) {  // + 1 where a <= b
   return count - (a <= b);
 }
@@ -32,6 +31,8 @@ inline Integers count_if(Integers count, Vector a, Vector b) {  // + 1 where a <
 // numbers.
 #ifdef __AVX512F__
 constexpr __mmask16 kAll = 0xffff;
+inline Vector least(Vector a, Vector b) { return _mm512_maskz_min_ps(kAll, a, b); }
+inline Vector most(Vector a, Vector b) { return _mm512_maskz_max_ps(kAll, a, b); }
 struct Table {
   explicit Table(const float* from)
       : entries(_mm512_maskz_broadcast_f32x8(kAll, _mm256_loadu_ps(from))) {}
@@ -40,17 +41,33 @@ struct Table {
   }
   Vector entries;
 };
+struct ByteTable {  // of 16 entries
+  explicit ByteTable(const uint8_t* from)
+      : entries(_mm512_maskz_cvtepu8_epi32(
+            kAll, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))) {}
+  Integers operator[](Integers index) const {
+    return std::bit_cast<Integers>(
+        _mm512_maskz_permutexvar_epi32(kAll, std::bit_cast<__m512i>(index), entries));
+  }
+  __m512i entries;
+};
 inline Integers load_bytes(const uint8_t* from) {
   return std::bit_cast<Integers>(
       _mm512_maskz_cvtepu8_epi32(kAll, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
-inline void store_bytes(uint8_t* to, const Integers (&four)[4]) {
+// x + added, at least 0 and at most 255.
+inline void store_bytes(uint8_t* to, const Integers (&four)[4], int32_t added) {
   for (int i = 0; i < 4; ++i) {
+    const auto codes = std::bit_cast<__m512i>(four[i] + added);
+    const __m512i bounded = _mm512_maskz_max_epi32(kAll, codes, _mm512_setzero_si512());
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * kVectorWidth),
-                     _mm512_maskz_cvtepi32_epi8(kAll, std::bit_cast<__m512i>(four[i])));
+                     _mm512_maskz_cvtusepi32_epi8(kAll, bounded));
   }
 }
+inline Integers negated_if(Integers x, Integers sign) { return sign < 0 ? -x : x; }
 #else
+inline Vector least(Vector a, Vector b) { return _mm256_min_ps(a, b); }
+inline Vector most(Vector a, Vector b) { return _mm256_max_ps(a, b); }
 struct Table {
   explicit Table(const float* from) : entries(_mm256_loadu_ps(from)) {}
   Vector operator[](Integers index) const {
@@ -58,89 +75,131 @@ struct Table {
   }
   Vector entries;
 };
+struct ByteTable {  // of 16 entries, the first of which is 0
+  explicit ByteTable(const uint8_t* from)
+      : entries(
+            _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))) {}
+  Integers operator[](Integers index) const {  // in [0, 128): the other bytes of a lane are 0
+    return std::bit_cast<Integers>(_mm256_shuffle_epi8(entries, std::bit_cast<__m256i>(index)));
+  }
+  __m256i entries;
+};
+// By a shuffle within the halves of a register: one across them takes three times as long.
 inline Integers load_bytes(const uint8_t* from) {
-  return std::bit_cast<Integers>(
-      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  int64_t eight = 0;
+  std::memcpy(&eight, from, sizeof(eight));
+  const __m256i places =
+      _mm256_setr_epi8(0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, 3, -1, -1, -1,  //
+                       4, -1, -1, -1, 5, -1, -1, -1, 6, -1, -1, -1, 7, -1, -1, -1);
+  return std::bit_cast<Integers>(_mm256_shuffle_epi8(_mm256_set1_epi64x(eight), places));
 }
-inline void store_bytes(uint8_t* to, const Integers (&four)[4]) {
+// x + added, at least 0 and at most 255.
+inline void store_bytes(uint8_t* to, const Integers (&four)[4], int32_t added) {
   const auto at = [&four](int i) { return std::bit_cast<__m256i>(four[i]); };
-  const __m256i words =
-      _mm256_packus_epi16(_mm256_packus_epi32(at(0), at(1)), _mm256_packus_epi32(at(2), at(3)));
+  const __m256i add = _mm256_set1_epi16(static_cast<int16_t>(added));
+  const __m256i low = _mm256_add_epi16(_mm256_packs_epi32(at(0), at(1)), add);
+  const __m256i high = _mm256_add_epi16(_mm256_packs_epi32(at(2), at(3)), add);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(words, order));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
+}
+inline Integers negated_if(Integers x, Integers sign) {  // 0 where all bits of the sign are
+  return std::bit_cast<Integers>(
+      _mm256_sign_epi32(std::bit_cast<__m256i>(x), std::bit_cast<__m256i>(sign)));
 }
 #endif
 
 template <bool kHasSign>
-void decode(const MomentCode& code, const uint8_t* codes, float scale, float* x) {
-  const Table base(code.base);
-  const Table step(code.step);
-  const Vector apart = spread(code.apart);
-  const Vector apart_value = spread(code.apart_value);
-  for (int64_t i = 0; i < kMomentBlock; i += kVectorWidth) {
-    const Integers offset = load_bytes(codes + i) - code.middle;
-    const Vector s = to_float(kHasSign ? (offset < 0 ? -offset : offset) : offset);
-    const Integers line = bits_of(s) >> 23;
-    const Vector on_line = step[line] * s + base[line];
-    const Vector value = (s == apart ? apart_value : on_line) * spread(scale);
-    store(x + i, kHasSign ? of_bits(bits_of(value) | (offset & INT32_MIN)) : value);
-  }
-}
+class Decoder {
+ public:
+  Decoder(const MomentCode& of, float scale)
+      : step_(of.step), base_(of.base), scale_(spread(scale)) {}
 
+  Vector operator()(const uint8_t* codes) const {
+    if (!kHasSign) return value(to_float(load_bytes(codes) + 1));
+    const Integers offset = load_bytes(codes) - 127;
+    const Integers s = offset < 0 ? -offset : offset;
+    const Vector t = fused(to_float(s), spread(2.0F), spread(1.0F));
+    return of_bits(bits_of(value(t)) | (offset & INT32_MIN));
+  }
+
+ private:
+  Vector value(Vector t) const {
+    const Integers line = bits_of(t) >> 23;
+    return fused(step_[line], t, base_[line]) * scale_;
+  }
+
+  Table step_;
+  Table base_;
+  Vector scale_;
+};
+
+// Makes s, or -s of a negative number.
 template <bool kHasSign>
 class Encoder {
  public:
   Encoder(const MomentCode& of, float inverse_scale)
       : inverse_(spread(inverse_scale)),
+        least_level_(of.least_level),
+        at_least_(of.at_least),
         slope_(of.slope),
-        shift_(of.shift),
-        most_(of.most),
-        middle_(of.middle),
-        lowest_(integers(-of.lowest)) {
-    for (int i = 0; i < kMomentLevels; ++i) at_least_[i] = spread(of.at_least[i]);
-  }
+        shift_(23 - of.exponent) {}
 
   Integers operator()(Vector x) const {
-    const Vector fraction = magnitude(x) * inverse_;
-    Integers level = integers(0);
-    for (int i = 0; i + 1 < kMomentLevels; ++i) level = count_if(level, at_least_[i], fraction);
-    const Vector exact = fraction * slope_[level] + shift_[level];
-    const Integers within = truncated(least(exact, most_[level]));
-    const Integers s = count_if(within, at_least_[kMomentLevels - 1], fraction);
-    if (!kHasSign) return s + middle_;
-    const Integers sign = bits_of(x) >> 31;  // -1 or 0
-    const Integers offset = (s ^ sign) - sign;
-    return (offset > lowest_ ? offset : lowest_) + middle_;
+    const Vector fraction = x * inverse_;
+    const Vector a = most(kHasSign ? magnitude(fraction) : fraction, spread(kLeastFraction));
+    const Integers known = least_level_[bits_of(a) >> 24];
+    const Integers level = count_if(known, at_least_[known], a);
+    const Vector u = least(fused(a, slope_[level], spread(kOffset)), spread(kMostOfDecade));
+    constexpr int32_t kHalf = 126 << 23;  // leaves a one before the fraction bits of u
+    const Integers s = (bits_of(u) - kHalf) >> (shift_ - level);
+    return kHasSign ? negated_if(s, bits_of(x)) : s;
   }
 
  private:
   Vector inverse_;
-  Vector at_least_[kMomentLevels];
+  ByteTable least_level_;
+  Table at_least_;
   Table slope_;
-  Table shift_;
-  Table most_;
-  int32_t middle_;
-  Integers lowest_;
+  int32_t shift_;
 };
 
 template <bool kHasSign>
-void encode(const MomentCode& code, const float* x, float inverse_scale, uint8_t* codes) {
-  const Encoder<kHasSign> encoder(code, inverse_scale);
-  for (int64_t i = 0; i < kMomentBlock; i += 4 * kVectorWidth) {
-    Integers four[4];
-    for (int64_t j = 0; j < 4; ++j) four[j] = encoder(load(x + i + j * kVectorWidth));
-    store_bytes(codes + i, four);
-  }
+void decode(const MomentCode& code, const uint8_t* codes, float scale, float* x) {
+  const Decoder<kHasSign> decoder(code, scale);
+  for (int64_t i = 0; i < kMomentBlock; i += kVectorWidth) store(x + i, decoder(codes + i));
 }
 
-float largest_magnitude(const float* x) {
-  Vector found = spread(0.0F);
-  for (int64_t i = 0; i < kMomentBlock; i += kVectorWidth) {
-    found = most(found, magnitude(load(x + i)));
-  }
-  float largest = found[0];
-  for (int i = 1; i < kVectorWidth; ++i) largest = found[i] > largest ? found[i] : largest;
+constexpr int32_t kFirstAdded = 127;  // to s, for a code
+constexpr int32_t kSecondAdded = -1;
+constexpr int64_t kEncodedAtOnce = 4 * kVectorWidth;
+
+template <bool kHasSign>
+void encode(const Encoder<kHasSign>& encoder, const float* x, uint8_t* codes) {
+  Integers four[4];
+  for (int64_t i = 0; i < 4; ++i) four[i] = encoder(load(x + i * kVectorWidth));
+  store_bytes(codes, four, kHasSign ? kFirstAdded : kSecondAdded);
+}
+
+float largest_lane(Vector x) {
+  float largest = x[0];
+  for (int i = 1; i < kVectorWidth; ++i) largest = x[i] > largest ? x[i] : largest;
   return largest;
+}
+
+// A scale and its inverse; 0 where it is too small to count.
+struct Scale {
+  explicit Scale(float largest)
+      : value(largest >= kLeastMomentScale ? largest : 0.0F),
+        inverse(value > 0.0F ? 1.0F / value : 0.0F) {}
+  float value;
+  float inverse;
+};
+
+template <bool kHasSign>
+void encode_block(const MomentCode& code, float inverse, const float* x, uint8_t* codes) {
+  const Encoder<kHasSign> encoder(code, inverse);
+  for (int64_t i = 0; i < kMomentBlock; i += kEncodedAtOnce) encode(encoder, x + i, codes + i);
 }
 
 }  // namespace
@@ -150,11 +209,86 @@ void decode_moments(const MomentCode& code, const uint8_t* codes, float scale, f
 }
 
 float encode_moments(const MomentCode& code, const float* x, uint8_t* codes) {
-  const float magnitude = largest_magnitude(x);
-  const bool counts = magnitude >= std::numeric_limits<float>::min();
-  const float inverse = counts ? 1.0F / magnitude : 0.0F;
-  code.has_sign ? encode<true>(code, x, inverse, codes) : encode<false>(code, x, inverse, codes);
-  return counts ? magnitude : 0.0F;
+  Vector largest = spread(0.0F);
+  for (int64_t i = 0; i < kMomentBlock; i += kVectorWidth) {
+    largest = most(largest, magnitude(load(x + i)));
+  }
+  const Scale scale(largest_lane(largest));
+  code.has_sign ? encode_block<true>(code, scale.inverse, x, codes)
+                : encode_block<false>(code, scale.inverse, x, codes);
+  return scale.value;
+}
+
+namespace {
+
+// A block between its two passes: the moments first, then the weights together with the codes. A
+// processor that looks a few hundred operations ahead makes codes while it waits for the roots and
+// quotients of the weights.
+class Moments {
+ public:
+  void make(const AdamW& step, const CodedMoments& coded, int64_t at, const float* g) {
+    const Decoder<true> first(coded.first, coded.m_scales[at / kMomentBlock]);
+    const Decoder<false> second(coded.second, coded.v_scales[at / kMomentBlock]);
+    Vector largest_m = spread(0.0F);
+    Vector largest_v = spread(0.0F);
+    for (int64_t i = 0; i < kMomentBlock; i += kVectorWidth) {
+      Vector m = first(coded.m + at + i);
+      Vector v = second(coded.v + at + i);
+      step.moments(load(g + at + i), m, v);
+      store(m_ + i, m);
+      store(v_ + i, v);
+      largest_m = most(largest_m, magnitude(m));
+      largest_v = most(largest_v, v);
+    }
+    m_scale_ = Scale(largest_lane(largest_m));
+    v_scale_ = Scale(largest_lane(largest_v));
+  }
+  void use(const AdamW& step, const CodedMoments& coded, int64_t at, float* w) const {
+    const Encoder<true> first(coded.first, m_scale_.inverse);
+    const Encoder<false> second(coded.second, v_scale_.inverse);
+    for (int64_t i = 0; i < kMomentBlock; i += kEncodedAtOnce) {
+      Integers m_codes[4];
+      Integers v_codes[4];
+      for (int64_t j = 0; j < 4; ++j) {
+        const int64_t from = i + j * kVectorWidth;
+        const Vector m = load(m_ + from);
+        const Vector v = load(v_ + from);
+        store(w + at + from, step.weight(load(w + at + from), m, v));
+        m_codes[j] = first(m);
+        v_codes[j] = second(v);
+      }
+      store_bytes(coded.m + at + i, m_codes, kFirstAdded);
+      store_bytes(coded.v + at + i, v_codes, kSecondAdded);
+    }
+    coded.m_scales[at / kMomentBlock] = m_scale_.value;
+    coded.v_scales[at / kMomentBlock] = v_scale_.value;
+  }
+
+ private:
+  alignas(Vector) float m_[kMomentBlock];
+  alignas(Vector) float v_[kMomentBlock];
+  Scale m_scale_{0.0F};
+  Scale v_scale_{0.0F};
+};
+
+}  // namespace
+
+// The second pass of a block comes after the first one of the next block, which hides how long a
+// scale takes.
+void adamw_8bit(const AdamWScalars& scalars, const CodedMoments& coded, float* w, const float* g,
+                int64_t n) {
+  const AdamW step{scalars};
+  Moments even;
+  Moments odd;
+  even.make(step, coded, 0, g);
+  for (int64_t at = 0; at < n; at += 2 * kMomentBlock) {
+    const int64_t second = at + kMomentBlock;
+    const int64_t next = second + kMomentBlock;
+    if (second < n) odd.make(step, coded, second, g);
+    even.use(step, coded, at, w);
+    if (next < n) even.make(step, coded, next, g);
+    if (second < n) odd.use(step, coded, second, w);
+  }
 }
 
 }  // namespace hetmem::ops::cpu::HETMEM_ISA

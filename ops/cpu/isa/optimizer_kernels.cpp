@@ -1,23 +1,21 @@
 // Optimizer steps: one written order of correctly rounded operations, no fused ones, so that the
 // bits are the same everywhere (ops/cuda/optimizer.cu has the same order).
-#include <cmath>
-
 #include "core/split_master.h"
+#include "ops/cpu/isa/adamw.h"
 #include "ops/cpu/isa/row_kernels.h"
 #include "ops/cpu/isa/vector_math.h"
 
 namespace hetmem::ops::cpu::HETMEM_ISA {
 
 void adamw(const AdamWScalars& scalars, float* w, const float* g, float* m, float* v, int64_t n) {
-  const AdamWScalars s = scalars;
+  const AdamW step{scalars};
   for (int64_t i = 0; i < n; ++i) {
-    const float gradient = g[i] * s.gradient_scale;
-    const float moment1 = m[i] + s.one_minus_beta1 * (gradient - m[i]);
-    const float moment2 = s.beta2 * v[i] + s.one_minus_beta2 * (gradient * gradient);
-    const float denominator = std::sqrt(moment2) / s.bias_correction2_sqrt + s.epsilon;
+    float moment1 = m[i];
+    float moment2 = v[i];
+    step.moments(g[i], moment1, moment2);
     m[i] = moment1;
     v[i] = moment2;
-    w[i] = w[i] * s.decay - s.step_size * (moment1 / denominator);
+    w[i] = step.weight(w[i], moment1, moment2);
   }
 }
 

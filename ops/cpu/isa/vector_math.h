@@ -20,13 +20,16 @@ inline Vector load(const float* from) { return _mm512_loadu_ps(from); }
 inline void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
 inline Vector spread(float x) { return _mm512_set1_ps(x); }
 inline Vector fused(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vector square_root(Vector x) { return _mm512_maskz_sqrt_ps(0xffff, x); }
 #else
 using Vector = __m256;
 inline Vector load(const float* from) { return _mm256_loadu_ps(from); }
 inline void store(float* to, Vector x) { _mm256_storeu_ps(to, x); }
 inline Vector spread(float x) { return _mm256_set1_ps(x); }
 inline Vector fused(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vector square_root(Vector x) { return _mm256_sqrt_ps(x); }
 #endif
+inline float square_root(float x) { return __builtin_sqrtf(x); }
 constexpr int64_t kVectorWidth = sizeof(Vector) / sizeof(float);
 
 // exp(x) within 2 ulp: x = n ln 2 + r, a polynomial in r, the exponent put in as bits; 0 below the
