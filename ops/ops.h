@@ -55,11 +55,11 @@ void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache);
 void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
                 TensorView m, TensorView v, TensorView low = {});
 
-// AdamW with m and v in 8 bits (ops/moment_code.h): the step above on the moments that the codes
-// stand for; the new moments are encoded afterwards, the weight has seen them exact. Blocks of
-// kMomentBlock elements count from the start of the views: a piece of a tensor must begin at a
-// multiple of kMomentBlock for the results to be those of the tensor in one. Zeros everywhere are
-// moments of zero.
+// AdamW with m and v in 8 bits (ops/moment_code.h): the step above, without_second_correction, on
+// the moments that the codes stand for; the new ones are encoded when the weight has been stepped.
+// Blocks of kMomentBlock elements count from the start of the views: a piece of a tensor must begin
+// at a multiple of kMomentBlock for the results to be those of the tensor in one. Zeros everywhere
+// are moments of zero.
 struct Moments8Bit {
   TensorView m;         // uint8, as many as weights
   TensorView v;         // the same

@@ -14,4 +14,12 @@ AdamWScalars scalars_of(const AdamWStep& step) {
           step.gradient_scale};
 }
 
+AdamWStep without_second_correction(const AdamWStep& step) {
+  AdamWStep folded = step;
+  folded.bias_correction1 = step.bias_correction1 / step.bias_correction2_sqrt;
+  folded.epsilon = step.epsilon * step.bias_correction2_sqrt;
+  folded.bias_correction2_sqrt = 1;
+  return folded;
+}
+
 }  // namespace hetmem::ops

@@ -41,4 +41,9 @@ struct AdamWScalars {
 
 AdamWScalars scalars_of(const AdamWStep& step);
 
+// The same step but for rounding, without a correction of v to divide by: that of m and epsilon
+// make up for it, m / (sqrt(v) / c + e) = c m / (sqrt(v) + c e). For steps that are bound by
+// arithmetic.
+AdamWStep without_second_correction(const AdamWStep& step);
+
 }  // namespace hetmem::ops

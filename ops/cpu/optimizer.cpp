@@ -8,23 +8,30 @@ namespace {
 
 constexpr int64_t kBlock = 256 * kMomentBlock;  // elements of a task
 
-// Calls step(weights in fp32, first element, count) for all elements: on the weight itself or, of
-// a split master, on a few of its values at a time, put together and taken apart in cache.
+// Calls step(weights in fp32, first element, count) for elements [begin, end): on the weight itself
+// or, of a split master, on a few of its values at a time, put together and taken apart in cache.
+template <typename Step>
+void on_masters(const TensorView& weight, const TensorView& low, int64_t begin, int64_t end,
+                const Step& step) {
+  if (!low) return step(weight.as<float>() + begin, begin, end - begin);
+  constexpr int64_t kAtOnce = 1024;
+  float masters[kAtOnce];
+  for (int64_t at = begin; at < end; at += kAtOnce) {
+    const int64_t count = std::min(kAtOnce, end - at);
+    auto* hi = weight.as<uint16_t>() + at;
+    auto* lo = low.as<int16_t>() + at;
+    kernel_table().join_masters(hi, lo, masters, count);
+    step(masters, at, count);
+    kernel_table().split_masters(masters, hi, lo, count);
+  }
+}
+
+// The same for all elements, shared among the threads.
 template <typename Step>
 void for_each_weight(ThreadPool& pool, const TensorView& weight, const TensorView& low,
                      const Step& step) {
-  constexpr int64_t kAtOnce = 4 * kMomentBlock;
   pool.parallel_blocks(weight.elements(), kBlock, [&](int64_t begin, int64_t end) {
-    if (!low) return step(weight.as<float>() + begin, begin, end - begin);
-    float masters[kAtOnce];
-    for (int64_t at = begin; at < end; at += kAtOnce) {
-      const int64_t count = std::min(kAtOnce, end - at);
-      auto* hi = weight.as<uint16_t>() + at;
-      auto* lo = low.as<int16_t>() + at;
-      kernel_table().join_masters(hi, lo, masters, count);
-      step(masters, at, count);
-      kernel_table().split_masters(masters, hi, lo, count);
-    }
+    on_masters(weight, low, begin, end, step);
   });
 }
 
@@ -79,7 +86,7 @@ void step_part(const AdamWScalars& scalars, const CodedMoments& coded, float* w,
 void adamw_8bit_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weight,
                      const TensorView& gradient, const Moments8Bit& moments,
                      const TensorView& low) {
-  const AdamWScalars scalars = scalars_of(step);
+  const AdamWScalars scalars = scalars_of(without_second_correction(step));
   const auto* g = gradient.as<float>();
   const auto coded_from = [&](int64_t at) {
     return CodedMoments{first_moment_code(),
@@ -89,12 +96,23 @@ void adamw_8bit_step(ThreadPool& pool, const AdamWStep& step, const TensorView& 
                         moments.m_scales.as<float>() + at / kMomentBlock,
                         moments.v_scales.as<float>() + at / kMomentBlock};
   };
-  for_each_weight(pool, weight, low, [&](float* w, int64_t at, int64_t count) {
-    const int64_t part = count % kMomentBlock;
-    const int64_t whole = count - part;
-    if (whole > 0) kernel_table().adamw_8bit(scalars, coded_from(at), w, g + at, whole);
-    if (part > 0) step_part(scalars, coded_from(at + whole), w + whole, g + at + whole, part);
+  const int64_t count = weight.elements();
+  const int64_t part = count % kMomentBlock;
+  const int64_t whole = count - part;
+  pool.parallel_blocks(whole, kBlock, [&](int64_t begin, int64_t end) {
+    if (low) {
+      kernel_table().adamw_8bit_split(scalars, coded_from(begin), weight.as<uint16_t>() + begin,
+                                      low.as<int16_t>() + begin, g + begin, end - begin);
+    } else {
+      kernel_table().adamw_8bit(scalars, coded_from(begin), weight.as<float>() + begin, g + begin,
+                                end - begin);
+    }
   });
+  if (part == 0) return;
+  const auto step_last = [&](float* w, int64_t /*at*/, int64_t /*count*/) {
+    step_part(scalars, coded_from(whole), w, g + whole, part);
+  };
+  on_masters(weight, low, whole, count, step_last);
 }
 
 void sgd_step(ThreadPool& pool, const SgdStep& step, const TensorView& weight,

@@ -84,7 +84,7 @@ void adamw_8bit_step(const Queue& queue, const AdamWStep& step, const TensorView
   const int64_t count = weight.elements();
   launch_kernel(
       queue, adamw_8bit_kernel, dim3(blocks_for(count, kMomentBlock)), dim3(kThreads),
-      2 * kWarps * static_cast<int64_t>(sizeof(float)), scalars_of(step),
+      2 * kWarps * static_cast<int64_t>(sizeof(float)), scalars_of(without_second_correction(step)),
       optimizer_weight(weight, low), gradient.as<float>(), count,
       Moments{first_moment_code(), moments.m.as<uint8_t>(), moments.m_scales.as<float>()},
       Moments{second_moment_code(), moments.v.as<uint8_t>(), moments.v_scales.as<float>()});

@@ -170,9 +170,9 @@ void step_by_definition(Stepper& run, int t) {
       return TensorView(numbers, DType::kFloat32, Shape{static_cast<int64_t>(count)},
                         MemorySpace::kDevice);
     };
-    ops::adamw_step(run.stream, step_of(t), view_of(run.w.data() + begin),
-                    view_of(run.g.data() + begin), view_of(moments[0].data()),
-                    view_of(moments[1].data()));
+    ops::adamw_step(run.stream, ops::without_second_correction(step_of(t)),
+                    view_of(run.w.data() + begin), view_of(run.g.data() + begin),
+                    view_of(moments[0].data()), view_of(moments[1].data()));
     run.stream.synchronize();
     for (const bool first : {true, false}) {
       std::vector<float> whole = moments[first ? 0 : 1];

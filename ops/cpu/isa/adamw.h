@@ -22,6 +22,10 @@ struct AdamW {
     const Real denominator = square_root(v) / s.bias_correction2_sqrt + s.epsilon;
     return w * s.decay - s.step_size * (m / denominator);
   }
+  // The same where the correction of v is 1.
+  Vector weight_uncorrected(Vector w, Vector m, Vector v) const {
+    return w * s.decay - s.step_size * (m / (square_root(v) + s.epsilon));
+  }
 
   AdamWScalars s;
 };

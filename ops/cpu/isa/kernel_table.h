@@ -79,9 +79,11 @@ struct KernelTable {
   // a block of kMomentBlock moments from codes, and back: returns its scale
   void (*decode_moments)(const MomentCode& code, const uint8_t* codes, float scale, float* x);
   float (*encode_moments)(const MomentCode& code, const float* x, uint8_t* codes);
-  // a step on such moments; n is a multiple of kMomentBlock
+  // a step on such moments, where the second correction is 1; n is a multiple of kMomentBlock
   void (*adamw_8bit)(const AdamWScalars& s, const CodedMoments& coded, float* w, const float* g,
                      int64_t n);
+  void (*adamw_8bit_split)(const AdamWScalars& s, const CodedMoments& coded, uint16_t* hi,
+                           int16_t* lo, const float* g, int64_t n);
   double (*sum_of_squares)(const float* x, int64_t n);
   // attention, one head: rows [begin, end) of queries; strides in elements between time steps
   void (*attention_forward)(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,

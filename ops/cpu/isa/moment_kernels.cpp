@@ -27,6 +27,19 @@ inline Integers count_if(Integers count, Vector a, Vector b) {  // + 1 where a <
   return count - (a <= b);
 }
 
+// The weights that are stepped: fp32, or split masters (core/split_master.h).
+struct WholeWeights {
+  Vector get(int64_t i) const { return load(w + i); }
+  void set(int64_t i, Vector x) const { store(w + i, x); }
+  float* w;
+};
+struct SplitWeights {
+  Vector get(int64_t i) const;
+  void set(int64_t i, Vector x) const;
+  uint16_t* hi;
+  int16_t* lo;
+};
+
 // A table of kMomentLevels entries, looked up by the lowest bits of an index; bytes, as whole
 // numbers.
 #ifdef __AVX512F__
@@ -65,6 +78,20 @@ inline void store_bytes(uint8_t* to, const Integers (&four)[4], int32_t added) {
   }
 }
 inline Integers negated_if(Integers x, Integers sign) { return sign < 0 ? -x : x; }
+
+inline Vector SplitWeights::get(int64_t i) const {
+  const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(hi + i));
+  const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lo + i));
+  const auto words = std::bit_cast<Integers>(_mm512_maskz_cvtepu16_epi32(kAll, high));
+  return of_bits((words << 16) + std::bit_cast<Integers>(_mm512_maskz_cvtepi16_epi32(kAll, low)));
+}
+inline void SplitWeights::set(int64_t i, Vector x) const {
+  const auto rounded = std::bit_cast<__m512i>((bits_of(x) + 0x8000) >> 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(hi + i),
+                      _mm512_maskz_cvtepi32_epi16(kAll, rounded));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lo + i),
+                      _mm512_maskz_cvtepi32_epi16(kAll, std::bit_cast<__m512i>(x)));
+}
 #else
 inline Vector least(Vector a, Vector b) { return _mm256_min_ps(a, b); }
 inline Vector most(Vector a, Vector b) { return _mm256_max_ps(a, b); }
@@ -106,6 +133,33 @@ inline void store_bytes(uint8_t* to, const Integers (&four)[4], int32_t added) {
 inline Integers negated_if(Integers x, Integers sign) {  // 0 where all bits of the sign are
   return std::bit_cast<Integers>(
       _mm256_sign_epi32(std::bit_cast<__m256i>(x), std::bit_cast<__m256i>(sign)));
+}
+
+// Words in the upper halves of lanes: by shuffles within halves, as above.
+inline Integers load_upper_words(const void* from) {
+  const __m256i places =
+      _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7,  //
+                       -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+  const __m128i words = _mm_loadu_si128(static_cast<const __m128i*>(from));
+  return std::bit_cast<Integers>(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(words), places));
+}
+inline Vector SplitWeights::get(int64_t i) const {
+  return of_bits(load_upper_words(hi + i) + (load_upper_words(lo + i) >> 16));
+}
+inline void SplitWeights::set(int64_t i, Vector x) const {
+  const __m256i upper =
+      _mm256_setr_epi8(2, 3, 6, 7, 10, 11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1,  //
+                       2, 3, 6, 7, 10, 11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i lower =
+      _mm256_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4, 5, 8, 9, 12, 13,  //
+                       -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4, 5, 8, 9, 12, 13);
+  const Integers bits = bits_of(x);
+  const __m256i high = _mm256_shuffle_epi8(std::bit_cast<__m256i>(bits + 0x8000), upper);
+  const __m256i low = _mm256_shuffle_epi8(std::bit_cast<__m256i>(bits), lower);
+  constexpr int kEvenFirst = 0b11011000;  // quarters 0, 2, 1, 3: all of hi, all of lo
+  const __m256i both = _mm256_permute4x64_epi64(_mm256_or_si256(high, low), kEvenFirst);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(hi + i), _mm256_castsi256_si128(both));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(lo + i), _mm256_extracti128_si256(both, 1));
 }
 #endif
 
@@ -227,13 +281,13 @@ namespace {
 class Moments {
  public:
   void make(const AdamW& step, const CodedMoments& coded, int64_t at, const float* g) {
-    const Decoder<true> first(coded.first, coded.m_scales[at / kMomentBlock]);
-    const Decoder<false> second(coded.second, coded.v_scales[at / kMomentBlock]);
+    decode<true>(coded.first, coded.m + at, coded.m_scales[at / kMomentBlock], m_);
+    decode<false>(coded.second, coded.v + at, coded.v_scales[at / kMomentBlock], v_);
     Vector largest_m = spread(0.0F);
     Vector largest_v = spread(0.0F);
     for (int64_t i = 0; i < kMomentBlock; i += kVectorWidth) {
-      Vector m = first(coded.m + at + i);
-      Vector v = second(coded.v + at + i);
+      Vector m = load(m_ + i);
+      Vector v = load(v_ + i);
       step.moments(load(g + at + i), m, v);
       store(m_ + i, m);
       store(v_ + i, v);
@@ -243,7 +297,8 @@ class Moments {
     m_scale_ = Scale(largest_lane(largest_m));
     v_scale_ = Scale(largest_lane(largest_v));
   }
-  void use(const AdamW& step, const CodedMoments& coded, int64_t at, float* w) const {
+  template <typename Weights>
+  void use(const AdamW& step, const CodedMoments& coded, int64_t at, const Weights& w) const {
     const Encoder<true> first(coded.first, m_scale_.inverse);
     const Encoder<false> second(coded.second, v_scale_.inverse);
     for (int64_t i = 0; i < kMomentBlock; i += kEncodedAtOnce) {
@@ -253,7 +308,7 @@ class Moments {
         const int64_t from = i + j * kVectorWidth;
         const Vector m = load(m_ + from);
         const Vector v = load(v_ + from);
-        store(w + at + from, step.weight(load(w + at + from), m, v));
+        w.set(at + from, step.weight_uncorrected(w.get(at + from), m, v));
         m_codes[j] = first(m);
         v_codes[j] = second(v);
       }
@@ -271,12 +326,11 @@ class Moments {
   Scale v_scale_{0.0F};
 };
 
-}  // namespace
-
 // The second pass of a block comes after the first one of the next block, which hides how long a
 // scale takes.
-void adamw_8bit(const AdamWScalars& scalars, const CodedMoments& coded, float* w, const float* g,
-                int64_t n) {
+template <typename Weights>
+void step_blocks(const AdamWScalars& scalars, const CodedMoments& coded, const Weights& w,
+                 const float* g, int64_t n) {
   const AdamW step{scalars};
   Moments even;
   Moments odd;
@@ -289,6 +343,18 @@ void adamw_8bit(const AdamWScalars& scalars, const CodedMoments& coded, float* w
     if (next < n) even.make(step, coded, next, g);
     if (second < n) odd.use(step, coded, second, w);
   }
+}
+
+}  // namespace
+
+void adamw_8bit(const AdamWScalars& scalars, const CodedMoments& coded, float* w, const float* g,
+                int64_t n) {
+  step_blocks(scalars, coded, WholeWeights{w}, g, n);
+}
+
+void adamw_8bit_split(const AdamWScalars& scalars, const CodedMoments& coded, uint16_t* hi,
+                      int16_t* lo, const float* g, int64_t n) {
+  step_blocks(scalars, coded, SplitWeights{hi, lo}, g, n);
 }
 
 }  // namespace hetmem::ops::cpu::HETMEM_ISA
