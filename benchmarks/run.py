@@ -162,14 +162,15 @@ def bench_adam(rounds):
     results, parameters = [], 100_000_000
     ours, torch = [], []
     for _ in range(rounds):
-        ours.append(bench("adam", "--repeats", 5)["results"][0])
+        ours.append(bench("adam", "--repeats", 5)["results"])
         torch.append(torch_side("adam", parameters, 5, THREADS)[0]["seconds"])
-    best = max(ours, key=lambda entry: entry["ratio"])
-    results.append(result_of(best["name"], best["value"], "GB/s", best["reference"],
-                             best["reference_value"], best["ratio"], best["parameters"]))
-    seconds = min(entry["parameters"]["seconds"] for entry in ours)
-    results.append(result_of("adamw fp32 step", seconds, "s", "PyTorch fused", min(torch),
-                             min(torch) / seconds, {"parameters": parameters}))
+    for form in zip(*ours):
+        best = max(form, key=lambda entry: entry["ratio"])
+        results.append(result_of(best["name"], best["value"], best["unit"], best["reference"],
+                                 best["reference_value"], best["ratio"], best["parameters"]))
+        seconds = min(entry["parameters"]["seconds"] for entry in form)
+        results.append(result_of(best["name"] + " step", seconds, "s", "PyTorch fused", min(torch),
+                                 min(torch) / seconds, {"parameters": parameters}))
     return results
 
 
