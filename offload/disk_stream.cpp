@@ -73,6 +73,11 @@ void DiskStream::synchronize() {
   if (error) std::rethrow_exception(error);
 }
 
+void DiskStream::check() {
+  finishes_.check();  // their errors come before those of the starts
+  starts_.check();
+}
+
 void DiskStream::copy(void* destination, const void* source, int64_t bytes,
                       CopyDirection direction) {
   const Event before = record();  // unlike transfers, copies are in order with all other work

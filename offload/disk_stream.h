@@ -35,6 +35,7 @@ class DiskStream final : public Stream {
   Event record() override;
   void wait(const Event& event) override;
   void synchronize() override;
+  void check() override;
   void copy(void* destination, const void* source, int64_t bytes, CopyDirection direction) override;
   int64_t copied_bytes(CopyDirection direction) const override;
   double waited_seconds() const override;
