@@ -40,7 +40,7 @@ constexpr int kPackingTries = 7;
 constexpr size_t kLarge = 1500;
 // Plans that the improvement by single changes may try: as many as this by the size of a step,
 // which takes no longer than the choice before it.
-constexpr int kImprovingWork = 10000;
+constexpr int kImprovingWork = 20000;
 constexpr int kMostImprovingTries = 1000;
 // The same of plans that grow.
 constexpr double kGrowingWork = 2e7;

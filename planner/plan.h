@@ -26,6 +26,7 @@ namespace hetmem {
 struct TierBudgets {
   int64_t device = 0;
   int64_t host = 0;
+  int64_t shared = 0;  // > 0: of so much memory the host has what the device leaves
 };
 
 // The stay of a chunk's weights, its gradient, or both one after the other, in the pool.

@@ -78,14 +78,32 @@ class RunPlanner {
 
   // Of all groups the smallest, with only those chunks on the device that the host has no room for.
   int64_t smallest_device(const PlannedStep& step, int64_t evaluation) const {
-    const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
-    const bool host_has_room = host_bytes(step.trace.access, none) <= budgets_.host;
-    if (host_has_room && step.trace.access.group == smallest_group_) {
-      return std::max(step.plan.smallest_device, evaluation);
+    if (budgets_.shared == 0) {
+      const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
+      const bool host_has_room = host_bytes(step.trace.access, none) <= budgets_.host;
+      if (host_has_room && step.trace.access.group == smallest_group_) {
+        return std::max(step.plan.smallest_device, evaluation);
+      }
+      return smallest_beside(training_trace_(smallest_group_).access, budgets_.host);
     }
+    // The larger the device is, the less is left for the host, and the more must stay.
     const AccessTrace access = training_trace_(smallest_group_).access;
-    const Plan least = make_plan(access, {0, budgets_.host}, copies_);
-    return std::max(least.smallest_device, plan_evaluation(least.resident, 0).smallest_device);
+    int64_t device = 0;
+    for (;;) {
+      const int64_t needed =
+          smallest_beside(access, std::max<int64_t>(0, budgets_.shared - device));
+      if (needed <= device) return needed < 0 ? needed : device;
+      device = needed;
+    }
+  }
+
+  int64_t smallest_beside(const AccessTrace& access, int64_t host) const {
+    const Plan least = make_plan(access, {0, host}, copies_);
+    if (least.smallest_device < 0) return -1;
+    PlanOptions options = options_;
+    options.resident = &least.resident;
+    const Plan evaluation = make_plan(evaluation_trace_.access, {0, host}, copies_, options);
+    return std::max(least.smallest_device, evaluation.smallest_device);
   }
 
   // What evaluation takes beyond the pool of training is reserved with it.
@@ -251,16 +269,14 @@ TierBudgets gpu_budgets(const TrainConfig& config, const MachineRates& machine) 
 TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine) {
   if (device_of(config).kind == DeviceKind::kCuda) return gpu_budgets(config, machine);
   const int64_t usable = available_memory() / 10 * 9;
-  TierBudgets budgets;
-  budgets.device = config.device_memory == kAutoBytes ? usable : config.device_memory;
-  budgets.host = config.host_memory == kAutoBytes
-                     ? std::max<int64_t>(0, usable - std::min(usable, budgets.device))
-                     : config.host_memory;
-  if (config.device_memory == kAutoBytes && machine.device_memory > 0) {
-    budgets.device = machine.device_memory;
+  TierBudgets budgets{config.device_memory, config.host_memory};
+  if (budgets.device == kAutoBytes) {
+    budgets.device = machine.device_memory > 0 ? machine.device_memory : usable;
   }
-  if (config.host_memory == kAutoBytes && machine.host_memory > 0) {
-    budgets.host = machine.host_memory;
+  if (budgets.host == kAutoBytes && machine.host_memory > 0) budgets.host = machine.host_memory;
+  if (budgets.host == kAutoBytes) {
+    budgets.host = std::max<int64_t>(0, usable - budgets.device);
+    budgets.shared = usable;
   }
   return budgets;
 }

@@ -176,6 +176,35 @@ TEST(TrainerMemory, TheSmallestBudgetsThatAreNamedWork) {
   }
 }
 
+// What the device takes of one memory the host does not have.
+TEST(TrainerMemory, TheSmallestShareOfOneMemoryThatIsNamedIsTheSmallest) {
+  for (const auto& [name, json] : tiny_models()) {
+    const ModelFolder folder(json);
+    TrainConfig config = tiny_config(folder);
+    config.device_memory = 0;
+    config.host_memory = kPlenty;
+    const int64_t least = plan_of(config).smallest_device;
+    const ModelConfig model = load_model_config(config.model);
+    const RunPrograms programs(model, config, resolved_sequence_length(config, model));
+    const auto plan_with = [&](int64_t device, int64_t shared) {
+      return plan_run(programs, config, {},
+                      {device, std::max<int64_t>(0, shared - device), shared});
+    };
+    const int64_t state = host_bytes(plan_of(config).training.trace.access,
+                                     std::vector<bool>(programs.layout.chunks.size(), false));
+    for (const int64_t shared : {kPlenty, least + state, least + state / 2, state / 4}) {
+      SCOPED_TRACE(name + ": " + std::to_string(shared) + " bytes in all");
+      const int64_t named = plan_with(kPlenty, shared).smallest_device;
+      EXPECT_EQ(plan_with(0, shared).smallest_device, named);
+      EXPECT_TRUE(plan_with(named, shared).fits());
+      EXPECT_FALSE(plan_with(named - 1, shared).fits());
+      if (shared >= least + state) {
+        EXPECT_EQ(named, least);
+      }
+    }
+  }
+}
+
 TEST(TrainerMemory, BudgetsChangeInTheMiddleOfARun) {
   constexpr int64_t kSteps = 24;
   const ModelFolder folder(tiny_model("qwen3_tied"));
