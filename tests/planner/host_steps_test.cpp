@@ -12,7 +12,6 @@
 namespace hetmem {
 namespace {
 
-constexpr int64_t kPlenty = int64_t{1} << 40;
 constexpr int kLayers = 32;
 constexpr CopyRates kFree{1e30, 1e30};
 
@@ -44,10 +43,6 @@ Plan streamed(const AccessTrace& trace, int64_t host, bool overlap = true) {
   EXPECT_TRUE(plan.fits);
   EXPECT_TRUE(plan_check::problems(trace, plan, {kPlenty, host}).empty());
   return plan;
-}
-
-int64_t state_of(const AccessTrace& trace) {
-  return host_bytes(trace, std::vector<bool>(trace.chunks.size(), false));
 }
 
 // Exact synchronous steps at the bound, as computed apart from this planner: the newest gradient

@@ -35,8 +35,7 @@ void Order::add(int step, int i) {
     if (step > 0) join(reached, wait);
   }
   for (int before = 0; before < std::min(i, plan_.update) && i >= plan_.update; ++before) {
-    const bool outputs =
-        plan_.actions[static_cast<size_t>(before)].kind == Action::Kind::kOutputs;
+    const bool outputs = plan_.actions[static_cast<size_t>(before)].kind == Action::Kind::kOutputs;
     if (!plan_.overlap || outputs) join(reached, first + before);
   }
   for (size_t l = 0; l < kLanes && step > 0; ++l) {

@@ -11,17 +11,12 @@
 namespace hetmem {
 namespace {
 
-constexpr int64_t kPlenty = int64_t{1} << 40;
 constexpr uint64_t kSeeds = 100;
 
 std::string joined(const std::vector<std::string>& problems) {
   std::string all;
   for (const std::string& problem : problems) all += problem + "\n";
   return all;
-}
-
-int64_t state_of(const AccessTrace& trace) {
-  return host_bytes(trace, std::vector<bool>(trace.chunks.size(), false));
 }
 
 // Calls visit(trace, rates, budgets, plan) for each seed, over budgets from the smallest upwards.

@@ -8,12 +8,6 @@
 namespace hetmem {
 namespace {
 
-constexpr int64_t kPlenty = int64_t{1} << 40;
-
-int64_t state_of(const AccessTrace& trace) {
-  return host_bytes(trace, std::vector<bool>(trace.chunks.size(), false));
-}
-
 // A forward and a backward op over each of two chunks of 1000 bytes, which take a second to copy.
 AccessTrace two_layers() {
   AccessTrace trace;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "planner/plan.h"
+
 namespace hetmem {
 namespace {
 
@@ -136,6 +138,10 @@ CopyRates random_rates(uint64_t seed) {
   const auto rate = [&] { return 1e9 * 0.25 * static_cast<double>(random.between(1, 16)); };
   const double to_device = rate();
   return {to_device, rate()};
+}
+
+int64_t state_of(const AccessTrace& trace) {
+  return host_bytes(trace, std::vector<bool>(trace.chunks.size(), false));
 }
 
 }  // namespace hetmem

@@ -35,9 +35,14 @@ struct RandomTraceOptions {
   int most_groups = 3;
 };
 
+constexpr int64_t kPlenty = int64_t{1} << 40;  // of any memory
+
 AccessTrace random_trace(uint64_t seed, const RandomTraceOptions& options = {});
 
 // Rates with which copies take about as long as ops, more or less.
 CopyRates random_rates(uint64_t seed);
+
+// Weights, gradients, m and v.
+int64_t state_of(const AccessTrace& trace);
 
 }  // namespace hetmem

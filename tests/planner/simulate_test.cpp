@@ -7,8 +7,6 @@
 namespace hetmem {
 namespace {
 
-constexpr int64_t kPlenty = int64_t{1} << 40;
-
 // One trained chunk of 1000 bytes, read by ops 0 and 2, its gradient made by op 2; op 1 uses none.
 AccessTrace three_ops() {
   AccessTrace trace;
@@ -34,10 +32,10 @@ Plan streamed() {
   plan.residencies = {{0, true, false, true, false, 0, 0, 0, 0, 1000, 0},
                       {0, true, true, true, true, 1, 2, 2, 2, 1000, 0}};
   using Kind = Action::Kind;
-  plan.actions = {{Kind::kInputs, Lane::kCompute, 0, {}},  {Kind::kFetch, Lane::kToDevice, 0, {}},
-                  {Kind::kOp, Lane::kCompute, 0, {1}},     {Kind::kFetch, Lane::kToDevice, 1, {2}},
-                  {Kind::kOp, Lane::kCompute, 1, {}},      {Kind::kOp, Lane::kCompute, 2, {3}},
-                  {Kind::kSend, Lane::kToHost, 1, {5}},    {Kind::kOutputs, Lane::kToHost, 0, {5}},
+  plan.actions = {{Kind::kInputs, Lane::kCompute, 0, {}}, {Kind::kFetch, Lane::kToDevice, 0, {}},
+                  {Kind::kOp, Lane::kCompute, 0, {1}},    {Kind::kFetch, Lane::kToDevice, 1, {2}},
+                  {Kind::kOp, Lane::kCompute, 1, {}},     {Kind::kOp, Lane::kCompute, 2, {3}},
+                  {Kind::kSend, Lane::kToHost, 1, {5}},   {Kind::kOutputs, Lane::kToHost, 0, {5}},
                   {Kind::kHostStep, Lane::kHost, 0, {}}};
   plan.update = 8;
   plan.next = 9;
@@ -81,7 +79,7 @@ TEST(Simulate, PredictionsOfRandomPlansAreConsistent) {
     const AccessTrace trace = random_trace(seed);
     const CopyRates rates = random_rates(seed);
     const int64_t least = make_plan(trace, {0, kPlenty}, rates).smallest_device;
-    const int64_t state = host_bytes(trace, std::vector<bool>(trace.chunks.size(), false));
+    const int64_t state = state_of(trace);
     double before = -1;
     for (const int eighths : {0, 2, 4, 8}) {
       SCOPED_TRACE("seed " + std::to_string(seed) + ", " + std::to_string(eighths) + "/8");
