@@ -77,6 +77,7 @@ void ChunkManager::place(const std::vector<bool>& resident, const std::vector<bo
 void ChunkManager::drop_twin(int chunk) {
   Home& at = homes_[static_cast<size_t>(chunk)];
   if (at.flipped) {
+    HETMEM_ASSERT(at.spare.data() != nullptr);
     std::memcpy(at.buffer.data(), at.spare.data(), static_cast<size_t>(at.spare.bytes()));
   }
   at.flipped = false;

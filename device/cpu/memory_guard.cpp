@@ -57,20 +57,20 @@ Registry& registry() {
 
 }  // namespace
 
-std::atomic<MemoryGuard::Mode> MemoryGuard::mode{Mode::kUnread};
+std::atomic<MemoryGuard::Mode> MemoryGuard::mode_{Mode::kUnread};
 
 bool MemoryGuard::read_environment() {
   const char* wanted = std::getenv("HETMEM_MEMORY_GUARD");
   const bool on = wanted != nullptr && std::string_view(wanted) == "1";
   Mode unread = Mode::kUnread;
-  mode.compare_exchange_strong(unread, on ? Mode::kOn : Mode::kOff);
-  return mode.load() == Mode::kOn;
+  mode_.compare_exchange_strong(unread, on ? Mode::kOn : Mode::kOff);
+  return mode_.load() == Mode::kOn;
 }
 
-void MemoryGuard::enable() { mode.store(Mode::kOn); }
+void MemoryGuard::enable() { mode_.store(Mode::kOn); }
 
 void MemoryGuard::disable() {
-  mode.store(Mode::kOff);
+  mode_.store(Mode::kOff);
   Registry& all = registry();
   const std::lock_guard lock(all.mutex);
   for (auto& [memory, mapping] : all.mappings) {

@@ -35,7 +35,7 @@ class MemoryGuard {
   static void enable();
   static void disable();
   static bool enabled() {
-    const Mode now = mode.load(std::memory_order_relaxed);
+    const Mode now = mode_.load(std::memory_order_relaxed);
     return now == Mode::kUnread ? read_environment() : now == Mode::kOn;
   }
 
@@ -77,7 +77,7 @@ class MemoryGuard {
  private:
   enum class Mode : uint8_t { kUnread, kOff, kOn };
   static bool read_environment();
-  static std::atomic<Mode> mode;
+  static std::atomic<Mode> mode_;
 };
 
 }  // namespace hetmem
