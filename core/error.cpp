@@ -11,6 +11,7 @@ int exit_code(ErrorKind kind) {
     case ErrorKind::kDoesNotFit:
       return 3;
     case ErrorKind::kStorage:
+    case ErrorKind::kCorrupt:
       return 4;
     case ErrorKind::kNonFinite:
       return 5;

@@ -11,7 +11,8 @@ namespace hetmem {
 enum class ErrorKind {
   kBadInput,    // exit 2: bad input or usage
   kDoesNotFit,  // exit 3: the budgets are too small
-  kStorage,     // exit 4: full, I/O error, corrupt
+  kStorage,     // exit 4: full, I/O error
+  kCorrupt,     // exit 4: what is stored is not what was written
   kNonFinite,   // exit 5: loss or gradient is not finite
   kInternal,    // exit 1: a mistake in hetmem itself
 };

@@ -52,18 +52,18 @@ void verify_manifest(const std::string& folder) {
   // It has no sum of its own: but for what it says there is one way to write it.
   if (read_text_file(path) != text_of(manifest) || !manifest.is_object() ||
       !manifest.contains("files") || !manifest["files"].is_object()) {
-    throw Error(ErrorKind::kStorage, path + " is not what was written; use another checkpoint");
+    throw Error(ErrorKind::kCorrupt, path + " is not what was written; use another checkpoint");
   }
   for (const auto& [name, entry] : manifest["files"].items()) {
     const std::string at = folder + "/" + name;
     std::error_code code;
     if (name.find('/') != std::string::npos || !fs::is_regular_file(at, code)) {
-      throw Error(ErrorKind::kStorage, at + " is missing, " + path + " lists it");
+      throw Error(ErrorKind::kCorrupt, at + " is missing, " + path + " lists it");
     }
     const File file = File::open_for_reading(at);
     if (entry.value("bytes", int64_t{-1}) != file.size() ||
         entry.value("xxh3_128", std::string()) != sum_of(file)) {
-      throw Error(ErrorKind::kStorage,
+      throw Error(ErrorKind::kCorrupt,
                   at + " is not what was written (size or checksum); use another checkpoint");
     }
   }

@@ -167,7 +167,7 @@ void DiskLane::drain(const Piece& piece) const {
     fault = "its bytes are not those that were written";
   }
   if (fault.empty()) return;
-  throw Error(ErrorKind::kStorage,
+  throw Error(ErrorKind::kCorrupt,
               "chunk " + transfer.name + " came back wrong from " + file_.path() + " (" +
                   format_byte_size(transfer.trailer.label.bytes) + " at byte " +
                   std::to_string(transfer.offset) + "): " + fault +

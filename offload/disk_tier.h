@@ -69,8 +69,9 @@ class DiskOperation {
   DiskOperation(DiskOperation&&) noexcept = default;
   DiskOperation& operator=(DiskOperation&& other) noexcept;
   ~DiskOperation();
-  // Blocks until it is done. Throws Error (kStorage) naming the chunk where it failed: what was
-  // read is then worthless, what was written is lost.
+  // Blocks until it is done. Throws Error naming the chunk where it failed (kStorage; kCorrupt
+  // where what came back is not what was written): what was read is then worthless, what was
+  // written is lost.
   void wait();
   bool done() const;
 

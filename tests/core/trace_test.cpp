@@ -53,6 +53,7 @@ TEST(Error, KindsAreTheExitCodesOfTheContract) {
   EXPECT_EQ(exit_code(ErrorKind::kBadInput), 2);
   EXPECT_EQ(exit_code(ErrorKind::kDoesNotFit), 3);
   EXPECT_EQ(exit_code(ErrorKind::kStorage), 4);
+  EXPECT_EQ(exit_code(ErrorKind::kCorrupt), 4);
   EXPECT_EQ(exit_code(ErrorKind::kNonFinite), 5);
   EXPECT_THROW(HETMEM_ASSERT(1 == 2), Error);
 }

@@ -129,7 +129,7 @@ TEST(DiskStream, AnErrorStopsItAndIsRethrown) {
   const Event after = machine.reads->record();
   after.synchronize();  // events complete all the same
   EXPECT_EQ(back, std::vector<char>(kBytes, 9));
-  const std::string message = error_of(ErrorKind::kStorage, [&] { machine.reads->synchronize(); });
+  const std::string message = error_of(ErrorKind::kCorrupt, [&] { machine.reads->synchronize(); });
   EXPECT_TRUE(contains(message, "chunk bad")) << message;
   machine.reads->synchronize();  // once
   machine.reads->read(good, back.data(), 0);

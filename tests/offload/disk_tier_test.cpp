@@ -48,10 +48,11 @@ class DiskTiers : public testing::TestWithParam<Way> {
     return options;
   }
   // Why a slot cannot be read.
-  std::string fault_of(const DiskSlot& slot, int64_t generation) {
+  std::string fault_of(const DiskSlot& slot, int64_t generation,
+                       ErrorKind kind = ErrorKind::kCorrupt) {
     std::vector<char> back(static_cast<size_t>(slot.bytes()));
     const std::string message =
-        error_of(ErrorKind::kStorage, [&] { disk_->read(slot, back.data(), generation).wait(); });
+        error_of(kind, [&] { disk_->read(slot, back.data(), generation).wait(); });
     EXPECT_TRUE(contains(message, "chunk " + slot.name())) << message;
     return message;
   }
@@ -198,9 +199,9 @@ TEST_P(DiskTiers, AFileThatWasCutIsAShortRead) {
   const std::vector<char> payload = random_payload(2 * kPiece, 1);
   disk_->write(slot, payload.data(), 0).wait();
   fs::resize_file(slot.path(), static_cast<uintmax_t>(slot.offset() + kPiece + kBlockBytes));
-  EXPECT_TRUE(contains(fault_of(slot, 0), "4096 of 8192 bytes moved"));
+  EXPECT_TRUE(contains(fault_of(slot, 0, ErrorKind::kStorage), "4096 of 8192 bytes moved"));
   fs::resize_file(slot.path(), static_cast<uintmax_t>(slot.offset()));
-  EXPECT_TRUE(contains(fault_of(slot, 0), "0 of 8192 bytes moved"));
+  EXPECT_TRUE(contains(fault_of(slot, 0, ErrorKind::kStorage), "0 of 8192 bytes moved"));
   disk_->write(slot, payload.data(), 1).wait();  // grows the file again
   expect_reads(slot, payload, 1);
 }

@@ -264,7 +264,7 @@ TEST(Checkpoint, AFlippedBitOnTheWayToTheDiskIsFoundWhenItIsLoaded) {
         load_checkpoint(other, out.path() + "/c", &some_data());
         ADD_FAILURE() << file << " " << call;
       } catch (const Error& error) {
-        EXPECT_TRUE(error.kind() == ErrorKind::kStorage || error.kind() == ErrorKind::kBadInput);
+        EXPECT_TRUE(error.kind() == ErrorKind::kCorrupt || error.kind() == ErrorKind::kBadInput);
         EXPECT_NE(std::string(error.what()).find(out.path()), std::string::npos) << error.what();
       }
     }
