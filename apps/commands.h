@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/dtype.h"
-#include "runtime/generator.h"
+#include "runtime/generate_config.h"
 #include "runtime/options.h"
 #include "runtime/train_config.h"
 
@@ -25,14 +25,6 @@ int plan(const TrainConfig& config, const PlanOutput& output);
 // From a trace instead of a model; `values` may hold budgets, which are else those of the run.
 int plan_from_trace(const OptionValues& values, const PlanOutput& output);
 
-struct GenerateConfig {
-  std::string model;
-  std::optional<std::string> prompt;
-  int64_t max_new_tokens = 128;
-  SamplingOptions sampling;
-  GeneratorOptions machine;
-};
-const std::vector<OptionOf<GenerateConfig>>& generate_options();
 int generate(const GenerateConfig& config);
 
 struct ExportConfig {

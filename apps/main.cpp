@@ -254,7 +254,7 @@ int run(int argc, char** argv) {
   if (plan_command->parsed()) return plan(resolve_and_note(plan_table.values()), plan_output);
   if (tokenize_command->parsed()) return tokenize(tokenize_options);
   if (generate_command->parsed()) {
-    return generate(resolve_options(generate_options(), generate_table.values()));
+    return generate(resolve_generate_config(generate_table.values()));
   }
   if (export_command->parsed()) {
     return export_folder(resolve_options(export_options(), export_table.values()));

@@ -101,19 +101,14 @@ Json state_json(const CheckpointHead& head) {
   return state;
 }
 
-// A run that goes on with other data would go on as if nothing had happened.
-void check_data(const Json& state, const DataIdentity& data, const std::string& folder) {
-  if (!state.contains("data")) return;  // of a version that did not say
-  const Json& then = state["data"];
-  if (then.is_object() && then.value("tokens", int64_t{-1}) == data.tokens &&
-      then.value("xxh3_128", std::string()) == data.sum) {
-    return;
+std::optional<DataIdentity> data_of(const Json& state, const std::string& path) {
+  if (!state.contains("data")) return std::nullopt;  // it was trained step by step
+  const Json& data = state["data"];
+  if (!data.is_object() || !data.contains("tokens") || !data["tokens"].is_number_unsigned() ||
+      !data.contains("xxh3_128") || !data["xxh3_128"].is_string()) {
+    throw Error(ErrorKind::kBadInput, path + ": \"data\" does not say what data it was");
   }
-  throw Error(ErrorKind::kBadInput,
-              "--data is not what " + folder + " was trained on (" + std::to_string(data.tokens) +
-                  " tokens, then " + then.value("tokens", Json()).dump() +
-                  "; or other ones); give the same data, or begin a new run with --model " +
-                  folder);
+  return DataIdentity{data["tokens"].get<int64_t>(), data["xxh3_128"].get<std::string>()};
 }
 
 void read_tensor(Trainer& trainer, const SafetensorsReader& reader, const StoredTensor& tensor,
@@ -200,7 +195,17 @@ void save_checkpoint(Trainer& trainer, const std::string& folder, const DataIden
       folder);
 }
 
-void load_checkpoint(Trainer& trainer, const std::string& folder, const DataIdentity* data) {
+// A run that goes on with other data would go on as if nothing had happened.
+void require_same_data(const ResumedFrom& from, const DataIdentity& data) {
+  if (!from.data || (from.data->tokens == data.tokens && from.data->sum == data.sum)) return;
+  throw Error(
+      ErrorKind::kBadInput,
+      "--data is not what " + from.folder + " was trained on (" + std::to_string(data.tokens) +
+          " tokens, then " + std::to_string(from.data->tokens) +
+          "; or other ones); give the same data, or begin a new run with --model " + from.folder);
+}
+
+ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder, const DataIdentity* data) {
   verify_manifest(folder);
   const std::string state_path = folder + "/" + kStateFile;
   const Json state = read_json_file(state_path);
@@ -210,7 +215,8 @@ void load_checkpoint(Trainer& trainer, const std::string& folder, const DataIden
                   state_path + ": \"" + key + "\" is missing or no whole number");
     }
   }
-  if (data != nullptr) check_data(state, *data, folder);
+  ResumedFrom from{folder, data_of(state, state_path)};
+  if (data != nullptr) require_same_data(from, *data);
   const SafetensorsReader optimizer(folder + "/" + kOptimizerFile);
   for (const StoredTensor& tensor : optimizer_tensors(trainer)) {
     read_tensor(trainer, optimizer, tensor, folder);
@@ -224,6 +230,7 @@ void load_checkpoint(Trainer& trainer, const std::string& folder, const DataIden
     }
   }
   trainer.restore_counts(state["step"].get<int64_t>(), state["optimizer_count"].get<int64_t>());
+  return from;
 }
 
 int64_t newest_checkpoint(const std::string& out) {

@@ -36,10 +36,18 @@ void write_checkpoint(const CheckpointHead& head, const StateReader& read,
 // The same of the state as it is, while nothing trains.
 void save_checkpoint(Trainer& trainer, const std::string& folder,
                      const DataIdentity* data = nullptr);
-// Puts weights, moments and counts back. Throws Error (kBadInput, kStorage) naming the file;
-// kBadInput, too, where the checkpoint was trained on other data than `data`.
-void load_checkpoint(Trainer& trainer, const std::string& folder,
-                     const DataIdentity* data = nullptr);
+
+// A checkpoint that training goes on from, and what it was trained on, where it says.
+struct ResumedFrom {
+  std::string folder;
+  std::optional<DataIdentity> data;
+};
+// Puts weights, moments and counts back. Throws Error (kBadInput, kStorage, kCorrupt) naming the
+// file; kBadInput, too, where the checkpoint was trained on other data than `data`.
+ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder,
+                            const DataIdentity* data = nullptr);
+// Throws Error (kBadInput) where the checkpoint was trained on other data.
+void require_same_data(const ResumedFrom& from, const DataIdentity& data);
 // What optimizer.safetensors calls the fp32 master of a weight.
 std::string master_name(const std::string& weight);
 // The step of the newest complete checkpoint-<step> under `out`, or -1.

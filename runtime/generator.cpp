@@ -43,12 +43,13 @@ int64_t rope_bytes(const ModelConfig& model, int64_t positions) {
 }  // namespace
 
 struct Generator::State {
-  State(const std::string& folder, const GeneratorOptions& options);
+  State(const std::string& folder, const GeneratorOptions& options, WeightReader reader);
 
   void check_prompt() const;
   void plan_passes();
   void check_budget() const;
   void load_weights();
+  void copy_to_device(size_t weight, int64_t first, const float* data, int64_t count);
   void reserve();
   void run(std::span<const int32_t> ids, bool logits);
   void read_prompt();
@@ -56,6 +57,7 @@ struct Generator::State {
   TrainConfig config;
   ModelConfig model;
   GenerationConfig generation;
+  WeightReader weight_reader;
   SamplingOptions sampling;
 
   std::vector<int32_t> sequence;  // the prompt and what followed
@@ -81,10 +83,12 @@ struct Generator::State {
   std::unique_ptr<Stream> compute;  // it ends before the memory that it works on
 };
 
-Generator::State::State(const std::string& folder, const GeneratorOptions& options)
+Generator::State::State(const std::string& folder, const GeneratorOptions& options,
+                        WeightReader reader)
     : config(config_of(folder, options)),
       model(load_model_config(folder)),
       generation(load_generation_config(folder, model)),
+      weight_reader(std::move(reader)),
       threads(static_cast<int>(options.threads)),
       where(make_device(device_of(config), threads)),
       device("device", budgets_of(config).device, where->memory()),
@@ -130,6 +134,13 @@ void Generator::State::check_budget() const {
                   "; the smallest --device-memory that works is " + std::to_string(needed));
 }
 
+void Generator::State::copy_to_device(size_t weight, int64_t first, const float* data,
+                                      int64_t count) {
+  compute->copy(static_cast<char*>(memory.weights[weight].data) + first * kFloatBytes, data,
+                count * kFloatBytes, CopyDirection::kToDevice);
+  compute->synchronize();
+}
+
 void Generator::State::load_weights() {
   if (weights.data() != nullptr) return;
   Buffer loaded(device, plan->weights.bytes, MemoryKind::kWeights, MemorySpace::kDevice);
@@ -139,15 +150,24 @@ void Generator::State::load_weights() {
     memory.weights.push_back(
         loaded.view(plan->weights.offsets[i], DType::kFloat32, specs[i].shape));
   }
+  if (weight_reader) {
+    for (size_t i = 0; i < specs.size(); ++i) {
+      int64_t first = 0;
+      weight_reader(i, [&](const float* data, int64_t count) {
+        copy_to_device(i, first, data, count);
+        first += count;
+      });
+    }
+    weights = std::move(loaded);
+    return;
+  }
   std::vector<float> block(static_cast<size_t>(kLoadBlock));
   fill_weights(model, config, specs, [&](size_t index, const FloatSource& source) {
     const int64_t elements = specs[index].shape.elements();
     for (int64_t first = 0; first < elements; first += kLoadBlock) {
       const int64_t count = std::min(kLoadBlock, elements - first);
       source(block.data(), first, count);
-      compute->copy(static_cast<char*>(memory.weights[index].data) + first * kFloatBytes,
-                    block.data(), count * kFloatBytes, CopyDirection::kToDevice);
-      compute->synchronize();
+      copy_to_device(index, first, block.data(), count);
     }
   });
   weights = std::move(loaded);
@@ -194,8 +214,9 @@ void Generator::State::read_prompt() {
   }
 }
 
-Generator::Generator(const std::string& folder, const GeneratorOptions& options)
-    : state_(std::make_unique<State>(folder, options)) {}
+Generator::Generator(const std::string& folder, const GeneratorOptions& options,
+                     WeightReader weights)
+    : state_(std::make_unique<State>(folder, options, std::move(weights))) {}
 Generator::~Generator() = default;
 Generator::Generator(Generator&&) noexcept = default;
 Generator& Generator::operator=(Generator&&) noexcept = default;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -14,6 +15,7 @@
 
 #include "io/generation_config.h"
 #include "io/model_config.h"
+#include "runtime/model_weights.h"
 #include "runtime/sampling.h"
 #include "runtime/train_config.h"
 
@@ -25,10 +27,14 @@ struct GeneratorOptions {
   std::string device = "auto";  // as --device of train
 };
 
+// Gives all elements of a weight of the model, in order, to the sink.
+using WeightReader = std::function<void(size_t index, const FloatSink& sink)>;
+
 class Generator {
  public:
-  // Reads the configuration; the weights are loaded by the first start(). Throws Error (kBadInput).
-  Generator(const std::string& folder, const GeneratorOptions& options);
+  // Reads the configuration; the weights are loaded by the first start(), from `weights` where it
+  // is given (those of a Trainer), else from the folder. Throws Error (kBadInput).
+  Generator(const std::string& folder, const GeneratorOptions& options, WeightReader weights = {});
   ~Generator();
   Generator(Generator&&) noexcept;
   Generator& operator=(Generator&&) noexcept;

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <string>
+
+#include "core/error.h"
 
 namespace hetmem {
 namespace {
@@ -34,6 +37,11 @@ int64_t warmup_steps_of(const TrainConfig& config, int64_t total) {
 }
 
 double schedule_factor(const TrainConfig& config, int64_t step, int64_t total) {
+  if (total == kNoEnd && config.warmup_steps > 0 && config.warmup_steps < 1) {
+    throw Error(ErrorKind::kBadInput, "--warmup-steps " + std::to_string(config.warmup_steps) +
+                                          " is a ratio of all steps, whose number is not known; "
+                                          "give --steps, or the warm-up in steps");
+  }
   const auto warmup = static_cast<double>(warmup_steps_of(config, total));
   const auto at = static_cast<double>(step);
   const auto end = static_cast<double>(total);
@@ -42,6 +50,7 @@ double schedule_factor(const TrainConfig& config, int64_t step, int64_t total) {
     return wsd_factor(config, at, warmup, total);
   }
   if (at < warmup) return at / std::max(1.0, warmup);
+  if (total == kNoEnd) return 1.0;
   const double remaining = std::max(1.0, end - warmup);
   const double progress = (at - warmup) / remaining;
   switch (config.lr_scheduler_type) {

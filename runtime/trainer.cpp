@@ -399,7 +399,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   return report;
 }
 
-double Trainer::evaluate(std::span<const int32_t> tokens) {
+double Trainer::evaluate(std::span<const int32_t> tokens, const std::function<void()>& between) {
   State& s = *state_;
   const auto width = static_cast<size_t>(s.sequence + 1);
   if (tokens.empty() || tokens.size() % width != 0) {
@@ -422,6 +422,7 @@ double Trainer::evaluate(std::span<const int32_t> tokens) {
     s.evaluation->forget_pool();
     s.evaluation->run(std::span(&batch, 1), 1.0, [](int64_t) { return uint64_t{0}; });
     sum += s.evaluation->loss();
+    if (between) between();
   }
   return sum / static_cast<double>(sequences * s.sequence);
 }
@@ -484,5 +485,7 @@ void Trainer::restore_counts(int64_t steps_done, int64_t optimizer_count) {
   state_->steps_done = steps_done;
   state_->optimizer_count = optimizer_count;
 }
+
+void Trainer::set_total_steps(int64_t total_steps) { state_->total_steps = total_steps; }
 
 }  // namespace hetmem

@@ -61,9 +61,10 @@ struct StateTensor {
 class Trainer {
  public:
   // Reads the weights (or makes them, --from-scratch), plans and reserves memory. `total_steps` is
-  // the length of the schedule. Throws Error: kBadInput for the model or the configuration,
-  // kDoesNotFit with the smallest budget that works. Tests may give a function that is shown the
-  // tiers before anything is reserved in them; they live as long as the Trainer.
+  // the length of the schedule (kNoEnd where it is not known yet). Throws Error: kBadInput for the
+  // model or the configuration, kDoesNotFit with the smallest budget that works. Tests may give a
+  // function that is shown the tiers before anything is reserved in them; they live as long as the
+  // Trainer.
   using OnTiers = std::function<void(Tier& device, Tier& host)>;
   Trainer(const TrainConfig& config, int64_t total_steps, const OnTiers& on_tiers = {});
   ~Trainer();
@@ -81,8 +82,9 @@ class Trainer {
   // outside the vocabulary, kNonFinite where loss or gradient is not finite (weights, moments and
   // Adam's own count are then as before the step).
   StepReport step(std::span<const int32_t> tokens);
-  // The mean loss over token ids [sequences, T + 1], any number of sequences; no dropout.
-  double evaluate(std::span<const int32_t> tokens);
+  // The mean loss over token ids [sequences, T + 1], any number of sequences; no dropout. `between`
+  // is called after each batch; what it throws ends the evaluation, nothing else.
+  double evaluate(std::span<const int32_t> tokens, const std::function<void()>& between = {});
 
   // Steps taken (skipped ones count), and Adam's own count.
   int64_t steps_done() const;
@@ -96,6 +98,8 @@ class Trainer {
   // time; it must not outlive the Trainer.
   std::unique_ptr<ChunkSnapshot> snapshot();
   void restore_counts(int64_t steps_done, int64_t optimizer_count);
+  // The length of the schedule from the next step on.
+  void set_total_steps(int64_t total_steps);
 
   // From the next step on, plans for other budgets; losses and weights stay the same, bit for bit.
   // Throws Error (kDoesNotFit) with the smallest device budget that works; all is then as before.

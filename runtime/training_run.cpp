@@ -194,41 +194,12 @@ std::vector<int32_t> read_windows(const TokenDataset& data, const WindowSampler&
   return tokens;
 }
 
-// In pieces, so that the tokens of large data are never in memory together.
-double evaluate_all(Trainer& trainer, const TokenDataset& data) {
-  constexpr int64_t kPieceTokens = int64_t{4} << 20;
-  const int64_t batch = trainer.config().batch_size;
-  const auto width = static_cast<size_t>(trainer.sequence_length() + 1);
-  const int64_t batches = kPieceTokens / (batch * trainer.sequence_length());
-  const int64_t piece = std::max<int64_t>(1, batches) * batch;
-  double sum = 0;
-  for (int64_t first = 0; first < data.windows(); first += piece) {
-    const int64_t count = std::min(piece, data.windows() - first);
-    std::vector<int32_t> tokens(static_cast<size_t>(count) * width);
-    for (int64_t w = 0; w < count; ++w) {
-      data.read_window(first + w, std::span(tokens).subspan(static_cast<size_t>(w) * width, width));
-    }
-    sum += trainer.evaluate(tokens) * static_cast<double>(count);
-  }
-  return sum / static_cast<double>(data.windows());
-}
-
-std::string resume_folder(const TrainConfig& config) {
-  if (config.resume_from_checkpoint.empty()) return "";
-  if (config.resume_from_checkpoint != "latest") return config.resume_from_checkpoint;
-  const int64_t step = config.out.empty() ? -1 : newest_checkpoint(config.out);
-  if (step < 0) {
-    throw Error(
-        ErrorKind::kBadInput,
-        "--resume-from-checkpoint latest: there is no checkpoint under --out " + config.out);
-  }
-  return checkpoint_path(config.out, step);
-}
-
 class Loop {
  public:
-  Loop(const TrainConfig& config, const std::function<void(const RunProgress&)>& on_progress)
+  Loop(const TrainConfig& config, int64_t first,
+       const std::function<void(const RunProgress&)>& on_progress)
       : config_(config),
+        first_(first),
         on_progress_(on_progress),
         model_(load_model_config(config.model)),
         sequence_(resolved_sequence_length(config, model_)),
@@ -238,9 +209,9 @@ class Loop {
     if (!config.eval_data.empty()) {
       eval_data_.emplace(open_data(config.eval_data, "--eval-data", nullptr));
     }
-    total_steps_ = config.steps.value_or(
-        std::max<int64_t>(1, std::llround(config.epochs.value_or(1.0) *
-                                          static_cast<double>(sampler_.steps_per_epoch()))));
+    total_steps_ = first + config.steps.value_or(std::max<int64_t>(
+                               1, std::llround(config.epochs.value_or(1.0) *
+                                               static_cast<double>(sampler_.steps_per_epoch()))));
   }
 
   RunResult run(const std::atomic<bool>& stop) {
@@ -251,6 +222,56 @@ class Loop {
     if (config_.machine.empty()) keep_rates(device_of(config_));
     Trainer trainer(config_, total_steps_);
     if (!resume.empty()) load_checkpoint(trainer, resume, &identity_);
+    return drive(trainer, &folder, stop);
+  }
+
+  RunResult go_on(Trainer& trainer, const Continuation& from, const std::atomic<bool>& stop) {
+    check_trace(config_.trace);
+    if (trainer.steps_done() >= total_steps_) {
+      throw Error(ErrorKind::kBadInput, "all " + std::to_string(total_steps_) +
+                                            " steps are taken already; give more --steps");
+    }
+    require_same_data(from.resumed, identity_);
+    if (config_.out.empty()) return drive(trainer, nullptr, stop);
+    const std::string& resumed = from.resumed.folder;
+    OutputFolder folder(config_,
+                        from.wrote_folder || (!resumed.empty() && is_inside(resumed, config_.out)));
+    return drive(trainer, &folder, stop);
+  }
+
+ private:
+  // `folder`: where the run writes; null: it writes nothing.
+  RunResult drive(Trainer& trainer, OutputFolder* folder, const std::atomic<bool>& stop) {
+    std::optional<CheckpointWriter> checkpoints;
+    if (folder != nullptr) {
+      begin_writing(trainer, *folder);
+      checkpoints.emplace(trainer, folder->path(), config_.save_total_limit, identity_);
+    }
+    trainer.set_total_steps(total_steps_);
+    if (!config_.trace.empty()) trace::start();
+    RunResult result;
+    result.data = identity_;
+    if (folder != nullptr) result.out = folder->path();
+    while (trainer.steps_done() < total_steps_ && !stop) {
+      const StepReport report = take_step(trainer);
+      if (folder != nullptr) folder->keep();
+      result.last_loss = report.loss;
+      result.device = report.device;
+      result.host = report.host;
+      after_step(trainer, result.out, checkpoints);
+    }
+    if (checkpoints) checkpoints->finish();
+    if (folder != nullptr) folder->keep();
+    result.plan = trainer.plan_report();
+    result.steps = trainer.steps_done();
+    result.interrupted = trainer.steps_done() < total_steps_;
+    if (!result.interrupted && eval_data_ && !evaluated_last_) evaluate(trainer);
+    if (checkpoints) end_writing(trainer, *checkpoints, result);
+    if (!config_.trace.empty()) trace::write(config_.trace);
+    return result;
+  }
+
+  void begin_writing(Trainer& trainer, OutputFolder& folder) {
     folder.remove_old_run();
     AtomicDirectory::remove_abandoned(folder.path());
     const std::string metrics_path = folder.path() + "/metrics.jsonl";
@@ -261,37 +282,17 @@ class Loop {
     write_text_file(folder.path() + "/config.yaml", to_yaml(config_));
     write_plan(trainer, folder.path());
     op_seconds_ = trainer.access_trace().op_seconds;
-    if (!config_.trace.empty()) trace::start();
-    CheckpointWriter checkpoints(trainer, folder.path(), config_.save_total_limit, identity_);
-    RunResult result;
-    result.out = folder.path();
-    while (trainer.steps_done() < total_steps_ && !stop) {
-      const StepReport report = take_step(trainer);
-      folder.keep();
-      result.last_loss = report.loss;
-      result.device = report.device;
-      result.host = report.host;
-      after_step(trainer, folder.path(), checkpoints);
-    }
-    checkpoints.finish();
-    folder.keep();
-    result.plan = trainer.plan_report();
-    result.steps = trainer.steps_done();
-    result.interrupted = trainer.steps_done() < total_steps_;
-    result.checkpoints = checkpoints.use();
-    if (result.interrupted) {
-      if (checkpoints.newest() != trainer.steps_done()) {
-        save_checkpoint(trainer, checkpoint_path(folder.path(), trainer.steps_done()), &identity_);
-      }
-    } else {
-      if (eval_data_ && !evaluated_last_) evaluate(trainer);
-      save_model(trainer, folder.path() + "/final");
-    }
-    if (!config_.trace.empty()) trace::write(config_.trace);
-    return result;
   }
 
- private:
+  void end_writing(Trainer& trainer, const CheckpointWriter& checkpoints, RunResult& result) {
+    result.checkpoints = checkpoints.use();
+    if (!result.interrupted) {
+      save_model(trainer, result.out + "/final");
+    } else if (checkpoints.newest() != trainer.steps_done()) {
+      save_checkpoint(trainer, checkpoint_path(result.out, trainer.steps_done()), &identity_);
+    }
+  }
+
   TokenDataset open_data(const std::vector<std::string>& paths, const std::string& flag,
                          DataIdentity* identity) const {
     if (paths.empty()) throw Error(ErrorKind::kBadInput, flag + " is required");
@@ -324,17 +325,19 @@ class Loop {
   }
 
   void write_metrics(const std::string& line) {
+    if (!metrics_) return;  // a run without a folder
     const std::string text = line + '\n';
     metrics_->write(metrics_end_, text.data(), static_cast<int64_t>(text.size()));
     metrics_end_ += static_cast<int64_t>(text.size());
   }
 
   StepReport take_step(Trainer& trainer) {
-    const std::vector<int32_t> tokens = read_windows(data_, sampler_, trainer.steps_done(),
+    const std::vector<int32_t> tokens = read_windows(data_, sampler_, trainer.steps_done() - first_,
                                                      trainer.sequences_per_step(), sequence_);
     const StepReport report = trainer.step(tokens);
     RunProgress progress;
     progress.total_steps = total_steps_;
+    progress.step = report.step;
     progress.report = &report;
     progress.metrics_line = metrics_line(report);
     write_metrics(progress.metrics_line);
@@ -347,6 +350,7 @@ class Loop {
   void evaluate(Trainer& trainer) {
     RunProgress progress;
     progress.total_steps = total_steps_;
+    progress.step = trainer.steps_done();
     progress.eval_loss = evaluate_all(trainer, *eval_data_);
     progress.metrics_line =
         Json{{"step", trainer.steps_done()}, {"eval_loss", progress.eval_loss}}.dump();
@@ -355,18 +359,22 @@ class Loop {
     on_progress_(progress);
   }
 
-  void after_step(Trainer& trainer, const std::string& out, CheckpointWriter& checkpoints) {
-    checkpoints.check();
-    write_new_plan(trainer, out);
+  void after_step(Trainer& trainer, const std::string& out,
+                  std::optional<CheckpointWriter>& checkpoints) {
+    if (checkpoints) {
+      checkpoints->check();
+      write_new_plan(trainer, out);
+    }
     const int64_t step = trainer.steps_done();
     evaluated_last_ = eval_data_ && config_.eval_steps > 0 && step % config_.eval_steps == 0;
     if (evaluated_last_) evaluate(trainer);
-    if (config_.save_steps > 0 && step % config_.save_steps == 0) {
-      checkpoints.begin();
+    if (checkpoints && config_.save_steps > 0 && step % config_.save_steps == 0) {
+      checkpoints->begin();
     }
   }
 
   const TrainConfig& config_;
+  const int64_t first_;  // step of the trainer with which the data begin
   const std::function<void(const RunProgress&)>& on_progress_;
   ModelConfig model_;
   int64_t sequence_;
@@ -384,10 +392,48 @@ class Loop {
 
 }  // namespace
 
+// In pieces, so that the tokens of large data are never in memory together.
+double evaluate_all(Trainer& trainer, const TokenDataset& data,
+                    const std::function<void()>& between) {
+  constexpr int64_t kPieceTokens = int64_t{4} << 20;
+  const int64_t batch = trainer.config().batch_size;
+  const auto width = static_cast<size_t>(trainer.sequence_length() + 1);
+  const int64_t batches = kPieceTokens / (batch * trainer.sequence_length());
+  const int64_t piece = std::max<int64_t>(1, batches) * batch;
+  double sum = 0;
+  for (int64_t first = 0; first < data.windows(); first += piece) {
+    const int64_t count = std::min(piece, data.windows() - first);
+    std::vector<int32_t> tokens(static_cast<size_t>(count) * width);
+    for (int64_t w = 0; w < count; ++w) {
+      data.read_window(first + w, std::span(tokens).subspan(static_cast<size_t>(w) * width, width));
+    }
+    sum += trainer.evaluate(tokens, between) * static_cast<double>(count);
+  }
+  return sum / static_cast<double>(data.windows());
+}
+
+std::string resume_folder(const TrainConfig& config) {
+  if (config.resume_from_checkpoint.empty()) return "";
+  if (config.resume_from_checkpoint != "latest") return config.resume_from_checkpoint;
+  const int64_t step = config.out.empty() ? -1 : newest_checkpoint(config.out);
+  if (step < 0) {
+    throw Error(
+        ErrorKind::kBadInput,
+        "--resume-from-checkpoint latest: there is no checkpoint under --out " + config.out);
+  }
+  return checkpoint_path(config.out, step);
+}
+
 RunResult run_training(const TrainConfig& config,
                        const std::function<void(const RunProgress&)>& on_progress,
                        const std::atomic<bool>& stop) {
-  return Loop(config, on_progress).run(stop);
+  return Loop(config, 0, on_progress).run(stop);
+}
+
+RunResult run_training(Trainer& trainer, const TrainConfig& config, const Continuation& from,
+                       const std::function<void(const RunProgress&)>& on_progress,
+                       const std::atomic<bool>& stop) {
+  return Loop(config, from.first, on_progress).go_on(trainer, from, stop);
 }
 
 }  // namespace hetmem

@@ -6,6 +6,8 @@
 #include <functional>
 #include <string>
 
+#include "io/token_dataset.h"
+#include "runtime/checkpoint.h"
 #include "runtime/checkpoint_writer.h"
 #include "runtime/plan_report.h"
 #include "runtime/train_config.h"
@@ -15,6 +17,7 @@ namespace hetmem {
 
 struct RunProgress {
   int64_t total_steps = 0;
+  int64_t step = 0;                    // steps taken
   const StepReport* report = nullptr;  // of a training step, else of an evaluation:
   double eval_loss = 0;
   std::string metrics_line;  // the object that metrics.jsonl got
@@ -27,13 +30,32 @@ struct RunResult {
   bool interrupted = false;  // a checkpoint was written
   TierUse device;
   TierUse host;
+  DataIdentity data;          // that it was trained on
   CheckpointUse checkpoints;  // that were written beside training
   PlanReport plan;            // that the last step ran on
 };
 
+// The checkpoint that --resume-from-checkpoint names; empty: none. Throws Error (kBadInput).
+std::string resume_folder(const TrainConfig& config);
+
+// The mean loss over all windows of the data. `between` as of Trainer::evaluate.
+double evaluate_all(Trainer& trainer, const TokenDataset& data,
+                    const std::function<void()>& between = {});
+
 // Runs to the end, or until `stop` is set (after the step under way). Throws Error. A folder that
 // this call created is removed again where the run fails before its first step.
 RunResult run_training(const TrainConfig& config,
+                       const std::function<void(const RunProgress&)>& on_progress,
+                       const std::atomic<bool>& stop);
+
+// The same with a Trainer that is there already.
+struct Continuation {
+  int64_t first = 0;          // step of the trainer with which the data, --steps and --epochs begin
+  bool wrote_folder = false;  // what --out holds is this trainer's
+  ResumedFrom resumed;        // where the trainer was, with the same data
+};
+// Without --out nothing is written.
+RunResult run_training(Trainer& trainer, const TrainConfig& config, const Continuation& from,
                        const std::function<void(const RunProgress&)>& on_progress,
                        const std::atomic<bool>& stop);
 
