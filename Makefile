@@ -7,8 +7,10 @@ demo: build
 	@scripts/make_venv.sh demo
 	@scripts/demo.sh
 
-test: build
+# The packages of Python come first: the build takes pybind11 from them.
+test: packages
 	@scripts/make_venv.sh test
+	@$(MAKE) --no-print-directory build
 	cd build && ctest --output-on-failure -j $(JOBS)
 	$(PYTEST) -m "not slow" tests/python
 
@@ -32,9 +34,12 @@ lint: build
 format:
 	@git ls-files '*.h' '*.cpp' '*.cu' | xargs clang-format -i
 
-# The pages under docs/ are written by hand; this draws the include graph that they refer to.
-docs:
-	@scripts/layers.py --draw docs/layers.md
+# The site in build/site: the pages under docs/, and those made of headers, docstrings and the options.
+docs: packages
+	@scripts/make_venv.sh docs
+	@$(MAKE) --no-print-directory build
+	@.venv/bin/python -m mkdocs build --quiet
+	@echo "docs: build/site/index.html"
 
 packages:
 	@scripts/install_packages.sh

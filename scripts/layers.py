@@ -18,7 +18,7 @@ LAYERS = [
     ["models", "planner", "offload"],
     ["chunk_manager"],
     ["runtime"],
-    ["apps", "benchmarks"],
+    ["apps", "benchmarks", "python"],
 ]
 # What a folder may not include although its layer would allow it.
 FORBIDDEN = {"graph": {"device"}, "planner": {"device"}, "models": {"device"}, "io": {"device"}}

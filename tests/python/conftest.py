@@ -4,7 +4,9 @@ same training done by PyTorch."""
 import json
 import os
 import pathlib
+import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import transformers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("HETMEM_BINARY", str(ROOT / "build" / "hetmem"))
+# The Python package, as the same build has it.
+sys.path.insert(0, str(pathlib.Path(BINARY).parent / "python"))
 VOCABULARY = 331  # odd, so that no kernel meets a width that it likes
 
 torch.set_num_threads(2)
@@ -93,6 +97,21 @@ def write_tokens(path, tokens):
     header[:3] = (20240520, 1, len(tokens))
     path.write_bytes(header.tobytes() + tokens.astype(np.uint16).tobytes())
     return path
+
+
+def add_tokenizer(folder, model):
+    """`folder`: the model's, with a tokenizer whose tokens are bytes beside it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    shutil.copytree(model, folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<|endoftext|>": 0} | {letter: i + 1 for i, letter in enumerate(letters)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,398 @@
+"""The Python package: the numbers of the binary, bit for bit, and what its calls give and take."""
+
+import json
+
+import hetmem
+import numpy as np
+import pytest
+import torch
+from conftest import VOCABULARY, metrics, state_of, train, write_tokens
+from conftest import hetmem as command
+
+RUN = dict(batch_size=2, sequence_length=33, learning_rate=1e-3)
+TIGHT = dict(device_memory="700KiB", host_memory="2MiB")
+
+
+def values(lines):
+    return [(line["step"], line["loss"], line["grad_norm"], line["learning_rate"])
+            for line in lines if "loss" in line]
+
+
+def values_of(results):
+    return [(r.step, r.loss, r.grad_norm, r.learning_rate) for r in results]
+
+
+def bits(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name,options", [
+    ("gpt2", {}), ("llama", {"optimizer": "sgd"}), ("qwen3", TIGHT), ("llama", {"compute_dtype": "bf16"}),
+    ("qwen3", {"optimizer_overlap": "off"} | TIGHT),
+    ("qwen2", {"gradient_accumulation_steps": 2, "warmup_steps": 0.5, "freeze": "embed"}),
+])
+def test_steps_are_those_of_the_binary(models, data, tmp_path, name, options):
+    lines = train(models[name], data, tmp_path / "cli", steps=6, **RUN, **options)
+    with hetmem.Trainer(models[name], steps=6, **RUN, **options) as trainer:
+        stream = hetmem.load_tokens(data)
+        results = [trainer.step(batch) for batch in trainer.batches(stream, steps=6)]
+        trainer.save(tmp_path / "saved")
+    assert values_of(results) == values(lines)
+    assert bits(tmp_path / "saved") == bits(tmp_path / "cli" / "final")
+
+
+def test_a_run_is_that_of_the_binary(models, data, tokens, tmp_path):
+    options = RUN | dict(eval_steps=2, save_steps=3, save_total_limit=1)
+    lines = train(models["llama"], data, tmp_path / "cli", steps=7, eval_data=data, **options)
+    with hetmem.Trainer(models["llama"], out=tmp_path / "py", steps=7, **options) as trainer:
+        result = trainer.train(data, eval_data=tokens[:4001])
+        assert trainer.evaluate(data) == result.eval_losses[-1][1]
+    again = metrics(tmp_path / "py")
+    assert values(again) == values(lines)
+    assert [x for x in again if "eval_loss" in x] == [x for x in lines if "eval_loss" in x]
+    assert result.losses == [line["loss"] for line in lines if "loss" in line]
+    assert result.eval_losses == [(x["step"], x["eval_loss"]) for x in lines if "eval_loss" in x]
+    assert result.out == str(tmp_path / "py")
+    assert bits(tmp_path / "py" / "final") == bits(tmp_path / "cli" / "final")
+    names = [sorted(p.name for p in (tmp_path / run).iterdir()) for run in ("cli", "py")]
+    assert names[0] == names[1]
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        kept = [(tmp_path / run / "checkpoint-6" / file).read_bytes() for run in ("cli", "py")]
+        assert kept[0] == kept[1], file
+
+
+@pytest.mark.parametrize("change,error,match", [
+    (lambda t: t.astype(np.float64), TypeError, "float64"),
+    (lambda t: np.where(t == t[0], -1, t).astype(np.int32), ValueError, "token id -1"),
+    (lambda t: np.where(t == t[0], VOCABULARY, t), ValueError,
+     "token id 331 at position 0 of the data is outside the vocabulary of 331"),
+    (lambda t: t[:33], ValueError, "window"),
+    (lambda t: t[:100].reshape(2, 50), ValueError, "one stream of tokens"),
+])
+def test_data_that_are_none(models, tokens, change, error, match):
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        with pytest.raises(error, match=match):
+            trainer.train(change(tokens), steps=1)
+        assert trainer.steps_done == 0
+
+
+@pytest.mark.parametrize("form", ["path", "list", "stream", "int64", "int32", "option"])
+def test_data_in_every_form(models, data, tokens, form):
+    given = {"path": data, "list": [str(data)], "stream": hetmem.load_tokens(data),
+             "int64": tokens.astype(np.int64), "int32": tokens.astype(np.int32), "option": None}[form]
+    more = {"data": data} if form == "option" else {}
+    with hetmem.Trainer(models["gpt2"], **RUN, **more) as trainer:
+        losses = trainer.train(given, steps=3).losses
+    with hetmem.Trainer(models["gpt2"], steps=3, **RUN) as trainer:
+        stream = hetmem.load_tokens(data)
+        assert losses == [trainer.step(b).loss for b in trainer.batches(stream, steps=3)]
+
+
+def test_an_epoch_is_the_default_and_training_goes_on(models, tokens):
+    short = tokens[: 33 * 2 * 4 + 1]
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        assert len(trainer.train(short).losses) == 4
+        result = trainer.train(short, steps=2)
+        assert (len(result.losses), result.steps, trainer.steps_done) == (2, 6, 6)
+    with hetmem.Trainer(models["gpt2"], steps=2, **RUN) as trainer:
+        trainer.train(short)
+        with pytest.raises(ValueError, match="all 2 steps are taken"):
+            trainer.train(short)
+
+
+def test_without_a_length_the_rate_stays(models, data):
+    stream = hetmem.load_tokens(data)
+    with hetmem.Trainer(models["gpt2"], warmup_steps=2, **RUN) as trainer:
+        rates = [trainer.step(b).learning_rate for b in trainer.batches(stream, steps=4)]
+    assert rates == [0, 0.5e-3, 1e-3, 1e-3]
+    with hetmem.Trainer(models["gpt2"], warmup_steps=0.5, **RUN) as trainer:
+        with pytest.raises(ValueError, match="ratio of all steps"):
+            trainer.step(next(trainer.batches(stream)))
+        trainer.train(stream, steps=4)  # which says how many there are
+
+
+def test_resume_under_a_smaller_budget(models, data, tmp_path):
+    stream = hetmem.load_tokens(data)
+    with hetmem.Trainer(models["llama"], steps=6, **RUN) as trainer:
+        whole = trainer.train(stream).losses
+        trainer.save(tmp_path / "whole")
+    with hetmem.Trainer(models["llama"], steps=6, **RUN) as trainer:
+        losses = trainer.train(stream, callbacks=lambda result: result.step < 3).losses
+        trainer.save(tmp_path / "cut", checkpoint=True)
+    assert len(losses) == 3
+    with hetmem.Trainer(models["llama"], steps=6, resume_from_checkpoint=tmp_path / "cut", **RUN,
+                        **TIGHT) as trainer:
+        assert trainer.steps_done == 3
+        losses += trainer.train(stream).losses
+        trainer.save(tmp_path / "resumed")
+    assert losses == whole
+    assert bits(tmp_path / "resumed") == bits(tmp_path / "whole")
+
+
+def test_other_data_are_refused_where_a_run_is_resumed(models, tokens, tmp_path):
+    changed = np.array(tokens)
+    changed[100] = (changed[100] + 1) % VOCABULARY
+    with hetmem.Trainer(models["gpt2"], steps=6, **RUN) as trainer:
+        trainer.train(tokens, callbacks=lambda result: result.step < 3)
+        trainer.save(tmp_path / "run", checkpoint=True)
+        trainer.step(next(trainer.batches(tokens)))
+        trainer.save(tmp_path / "steps", checkpoint=True)  # what a batch is of, is not known
+    options = RUN | dict(steps=6, resume_from_checkpoint=tmp_path / "run")
+    with hetmem.Trainer(models["gpt2"], **options) as trainer:
+        with pytest.raises(ValueError, match="--data is not what .*run was trained on"):
+            trainer.train(changed)
+        assert trainer.steps_done == 3
+        assert len(trainer.train(tokens).losses) == 3
+        trainer.train(changed, steps=1)  # new data from here on
+    with hetmem.Trainer(models["gpt2"], **(options | dict(resume_from_checkpoint=tmp_path / "steps"))) as trainer:
+        assert len(trainer.train(changed).losses) == 2
+
+
+def test_checkpoints_are_complete_when_a_callback_fails(models, data, tmp_path):
+    """They are written beside training: what is under way is finished first."""
+    def fail_at_three(result):
+        if result.step == 3:
+            raise ZeroDivisionError
+
+    with hetmem.Trainer(models["llama"], out=tmp_path / "out", save_steps=1, save_total_limit=0, steps=5,
+                        **RUN, **TIGHT) as trainer:
+        with pytest.raises(ZeroDivisionError):
+            trainer.train(data, callbacks=fail_at_three)
+        assert sorted(p.name for p in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+        trainer.train(data)
+        assert {p.name for p in (tmp_path / "out").glob("checkpoint-*")} == {
+            f"checkpoint-{step}" for step in (1, 2, 4, 5)}
+    lines = train(models["llama"], data, tmp_path / "cli", steps=5, **RUN)
+    assert values(metrics(tmp_path / "out")) == values(lines)
+
+
+def test_budgets_change_between_steps_and_no_bit_does(models, data):
+    losses = []
+    for change in (False, True):
+        with hetmem.Trainer(models["qwen3"], steps=6, device_memory="2MiB", host_memory="2MiB",
+                            **RUN) as trainer:
+            results = []
+            for batch in trainer.batches(hetmem.load_tokens(data), steps=6):
+                if change and len(results) == 3:
+                    changed = trainer.set_budget(device_memory="700KiB")
+                    assert changed.tiers.device.budget == 700 << 10
+                    assert changed.tiers.host.budget == 2 << 20
+                results.append(trainer.step(batch))
+            if change:
+                assert results[-1].memory.device.peak <= 700 << 10
+                assert results[-1].traffic.to_device > 0
+                with pytest.raises(hetmem.OutOfBudget, match="smallest"):
+                    trainer.set_budget(device_memory=1000)
+                trainer.step(batch)  # goes on with the budgets of before
+        losses.append([r.loss for r in results])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_parameters_are_those_of_the_folder(models, dtype):
+    want = state_of(models["llama"])
+    with hetmem.Trainer(models["llama"], compute_dtype=dtype, **RUN, **TIGHT) as trainer:
+        weights = trainer.parameters()
+        assert sorted(weights) == sorted(want)
+        for name, array in weights.items():
+            assert array.dtype == np.float32 and array.shape == weights.shape(name)
+            assert np.array_equal(array, want[name].numpy())
+
+
+def test_what_is_written_into_parameters_is_used(models, data, tmp_path):
+    batch = None
+    losses = []
+    with hetmem.Trainer(models["llama"], steps=3, **RUN, **TIGHT) as trainer:
+        batch = next(trainer.batches(hetmem.load_tokens(data)))
+        weights = trainer.parameters()
+        weights["model.norm.weight"] = 1.5 * weights["model.norm.weight"]
+        name = "model.layers.1.mlp.up_proj.weight"
+        weights[name] = torch.from_dlpack(weights[name]) * 0.5  # DLPack both ways
+        losses.append(trainer.step(batch).loss)
+    model = tmp_path / "model"
+    import transformers
+
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(models["llama"])
+    with torch.no_grad():
+        loaded.model.norm.weight.mul_(1.5)
+        loaded.model.layers[1].mlp.up_proj.weight.mul_(0.5)
+    loaded.save_pretrained(model)
+    with hetmem.Trainer(model, steps=3, **RUN) as trainer:
+        losses.append(trainer.step(batch).loss)
+    assert losses[0] == losses[1]
+
+
+def test_parameters_refuse_what_would_be_cast(models):
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        weights = trainer.parameters()
+        name = "transformer.ln_f.weight"
+        before = weights[name]
+        with pytest.raises(TypeError, match="float64"):
+            weights[name] = before.astype(np.float64)
+        with pytest.raises(ValueError, match="shape"):
+            weights[name] = before[:-1]
+        with pytest.raises(KeyError):
+            weights["transformer.ln_g.weight"]
+        assert np.array_equal(weights[name], before)
+        weights[name] = np.ones(before.shape, np.float16)
+        assert np.array_equal(weights[name], np.ones_like(before))
+        copy = weights[name]
+        copy[:] = 7  # a copy: nothing of the trainer's
+        assert np.array_equal(weights[name], np.ones_like(before))
+
+
+@pytest.mark.parametrize("form", [np.int64, np.uint16, "list", "torch", "strided"])
+def test_tokens_of_other_integer_types(models, data, form):
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        batch = next(trainer.batches(hetmem.load_tokens(data)))
+        loss = trainer.evaluate(batch)
+        if form == "list":
+            given = batch.tolist()
+        elif form == "torch":
+            given = torch.from_numpy(batch)
+        elif form == "strided":
+            given = np.repeat(batch, 2, axis=1)[:, ::2]
+        else:
+            given = batch.astype(form)
+        assert trainer.evaluate(given) == loss
+        assert trainer.step(given).loss == loss  # no dropout here: the same batch, the same sums
+
+
+@pytest.mark.parametrize("change,error,match", [
+    (lambda b: b.astype(np.float32), TypeError, "float32"),
+    (lambda b: b.astype(bool), TypeError, "bool"),
+    (lambda b: b[:, :-1], ValueError, r"\[2, 34\]; got shape \[2, 33\]"),
+    (lambda b: b[:1], ValueError, "got shape"),
+    (lambda b: b.reshape(-1), ValueError, "got shape"),
+    (lambda b: np.where(b == b[0, 0], VOCABULARY, b), ValueError, "outside the vocabulary of 331"),
+    (lambda b: np.where(b == b[0, 0], -1, b), ValueError, "token id -1"),
+    (lambda b: b.astype(np.int64) + 2**32, ValueError, "outside of every vocabulary"),
+])
+def test_tokens_that_are_none(models, data, change, error, match):
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        batch = next(trainer.batches(hetmem.load_tokens(data)))
+        with pytest.raises(error, match=match):
+            trainer.step(change(batch))
+        assert trainer.steps_done == 0
+        assert np.isfinite(trainer.step(batch).loss)
+
+
+def test_plan_is_that_of_the_command_line(models):
+    flags = ["--batch-size", 2, "--sequence-length", 33, "--device-memory", "700KiB", "--host-memory", "2MiB"]
+    done = command("plan", "--model", models["qwen3"], "--json", *flags)
+    shape = dict(batch_size=2, sequence_length=33)
+    plan = hetmem.plan(models["qwen3"], **shape, **TIGHT)
+    assert plan.to_dict() == json.loads(done.stdout)
+    assert str(plan) == command("plan", "--model", models["qwen3"], *flags).stdout.rstrip("\n")
+    assert plan.fits and plan.tiers["device"].budget == 700 << 10 >= plan.tiers.device.peak
+    small = hetmem.plan(models["qwen3"], **shape, device_memory=1000, host_memory="2MiB")
+    assert not small.fits and small.step_seconds is None
+    fits = small.smallest_device_memory
+    assert hetmem.plan(models["qwen3"], **shape, device_memory=fits, host_memory="2MiB").fits
+    assert not hetmem.plan(models["qwen3"], **shape, device_memory=fits - 1, host_memory="2MiB").fits
+
+
+def test_the_plan_of_a_trainer(models, data):
+    with hetmem.Trainer(models["qwen3"], **RUN, **TIGHT) as trainer:
+        for batch in trainer.batches(hetmem.load_tokens(data), steps=3):
+            planned = trainer.plan.tiers
+            result = trainer.step(batch)
+        for tier in ("device", "host"):
+            assert result.memory[tier].budget == planned[tier].budget
+            assert result.memory[tier].peak <= planned[tier].peak
+
+
+def test_results_show_themselves(models, data):
+    import html.parser
+
+    class Bars(html.parser.HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open, self.titles = [], []
+
+        def handle_starttag(self, tag, attributes):
+            self.open.append(tag)
+            self.titles += [value for name, value in attributes if name == "title"]
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    with hetmem.Trainer(models["gpt2"], **RUN, **TIGHT) as trainer:
+        result = trainer.step(next(trainer.batches(hetmem.load_tokens(data))))
+        trained = trainer.train(data, steps=3)
+        plan = trainer.plan
+        assert "steps done" in repr(trainer)
+    assert repr(trainer) == "Trainer(closed)"
+    assert f"loss={result.loss:.6g}" in repr(result) and "700.00 KiB" in repr(result)
+    assert "fits=True" in repr(plan) and "steps=4" in repr(trained)
+    for shown, kinds in ((plan, plan.tiers), (result, result.memory)):
+        bars = Bars()
+        bars.feed(shown._repr_html_())
+        assert not bars.open
+        used = [kind.replace("_", " ") for tier in kinds.values() for kind, n in tier.by_kind.items() if n]
+        assert [title.split(":")[0] for title in bars.titles] == used
+    assert "<svg" in trained._repr_html_()
+    assert result.to_dict()["memory"]["device"]["peak"] == result.memory.device.peak
+
+
+def test_callbacks_may_use_the_trainer_and_end_the_training(models, data):
+    seen = []
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        def look(result):
+            if isinstance(result, hetmem.StepResult):
+                seen.append(trainer.evaluate(data))
+                assert trainer.steps_done == result.step
+                with pytest.raises(ValueError, match="closed by a callback"):
+                    trainer.close()
+                with pytest.raises(ValueError, match="a callback of train.. cannot train"):
+                    trainer.train(data, steps=1)
+            return len(seen) < 3
+
+        result = trainer.train(data, steps=10, callbacks=[look])
+        assert result.interrupted and len(result.losses) == 3
+        with pytest.raises(ZeroDivisionError):
+            trainer.train(data, steps=2, callbacks=lambda _: 1 / 0)
+        assert trainer.steps_done == 4  # the step before the callback was taken
+        trainer.train(data, steps=1)
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:  # evaluating in between changes no bit
+        assert trainer.train(data, steps=10).losses[:3] == result.losses
+
+
+def test_save_refuses_what_it_would_remove(models, tmp_path):
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "notes.txt").write_text("mine")
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match="not empty"):
+                trainer.save(tmp_path / "mine", overwrite=overwrite)
+        trainer.save(tmp_path / "ours")
+        with pytest.raises(ValueError, match="overwrite=True"):
+            trainer.save(tmp_path / "ours")
+        trainer.save(tmp_path / "ours", overwrite=True)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+
+
+def test_progress_is_a_bar(models, data, capsys):
+    pytest.importorskip("tqdm")
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        trainer.train(data, steps=3, progress=True)
+        assert "3/3" in capsys.readouterr().err
+        trainer.train(data, steps=3)
+        assert capsys.readouterr().err == ""  # no terminal
+
+
+def test_data_sets_in_three_lines(tmp_path, models):
+    write_tokens(tmp_path / "a.bin", np.arange(100))
+    write_tokens(tmp_path / "b.bin", np.arange(100, 150))
+    stream = hetmem.load_tokens(tmp_path)
+    assert len(stream) == 150 and stream[120] == 120 and stream[-1] == 149
+    assert np.array_equal(stream[90:110], np.arange(90, 110)) and stream[:].dtype == np.int32
+    assert np.array_equal(np.asarray(stream), np.arange(150))
+    assert np.array_equal(stream[10:2:1], []) and np.array_equal(stream[::50], [0, 50, 100])
+    with pytest.raises(IndexError):
+        stream[150]
+    (tmp_path / "c.txt").write_text("text")
+    with pytest.raises(ValueError, match="c.txt is text"):
+        hetmem.load_tokens(tmp_path / "c.txt")
+    with pytest.raises(ValueError, match="nowhere"):
+        hetmem.load_tokens(tmp_path / "nowhere.bin")
