@@ -50,8 +50,8 @@ struct TrainConfig {
   double adam_beta2 = 0.999;
   double adam_epsilon = 1e-8;
   double max_grad_norm = 1.0;
-  bool optimizer_overlap = true;
   std::string compute_dtype = "auto";
+  bool optimizer_overlap = true;
   bool shuffle = true;
   bool always_overlap = false;  // no option, for tests; true: though it may not be worth it
   bool prefetch = true;  // no option, for tests; false: a chunk is brought when its op is next
