@@ -72,9 +72,12 @@ void ChunkSnapshot::read_block(const TensorView& list, State& state, int64_t fir
   const auto offset = static_cast<const char*>(list.data) - base;
   const char* source = static_cast<const char*>(list.data);
   CopyDirection direction = direction_from(list.space == MemorySpace::kDevice);
+  bool from_spare = false;
   {
     const std::lock_guard lock(mutex_);
-    if (state.spare) {
+    if (not_copied_) throw Error(ErrorKind::kInternal, "a chunk could not be copied");
+    from_spare = state.spare.has_value();
+    if (from_spare) {
       source = static_cast<const char*>(state.spare->data()) + offset;
       direction = CopyDirection::kWithin;
       reading_->wait(state.copied);
@@ -85,7 +88,8 @@ void ChunkSnapshot::read_block(const TensorView& list, State& state, int64_t fir
   const int64_t size = size_of(list.dtype);
   reading_->copy(to, source + first * size, count * size, direction);
   reading_->synchronize();
-  std::optional<Buffer> done;  // given back without the lock
+  if (from_spare) sparing_->check();  // what was waited for may have failed
+  std::optional<Buffer> done;         // given back without the lock
   const std::lock_guard lock(mutex_);
   state.reading = false;
   if (last) {
@@ -131,10 +135,12 @@ bool ChunkSnapshot::make_spare(int chunk, State& state, Stream& stream) {
     if (error.kind() != ErrorKind::kDoesNotFit) throw;
     return false;
   }
+  not_copied_ = true;  // where what follows throws
   sparing_->copy(state.spare->data(), state.lists.front().data, bytes,
                  direction_from(state.lists.front().space == MemorySpace::kDevice));
   state.copied = sparing_->record();
   stream.wait(state.copied);
+  not_copied_ = false;
   spared_bytes_ += bytes;
   return true;
 }

@@ -78,6 +78,7 @@ class ChunkSnapshot {
   std::vector<State> states_;
   int64_t unread_ = 0;
   bool stopped_ = false;
+  bool not_copied_ = false;  // a spare copy could not be enqueued: its chunk is lost to the reader
   double waited_seconds_ = 0;
   int64_t spared_bytes_ = 0;
   int64_t without_room_ = 0;

@@ -242,10 +242,12 @@ std::string checkpoint_path(const std::string& out, int64_t step) {
   return out + "/" + kPrefix + std::to_string(step);
 }
 
-void prune_checkpoints(const std::string& out, int64_t keep) {
-  const std::vector<int64_t> steps = checkpoint_steps(out);
+void prune_checkpoints(const std::string& out, int64_t keep, int64_t written) {
+  std::vector<int64_t> steps = checkpoint_steps(out);
   if (keep == 0) return;
-  for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i) {
+  // A run that was resumed from an older one may have written what is not the newest.
+  steps.erase(std::remove(steps.begin(), steps.end(), written), steps.end());
+  for (size_t i = 0; i + static_cast<size_t>(keep) <= steps.size(); ++i) {
     AtomicDirectory::remove(checkpoint_path(out, steps[i]));
     kill_point(FaultSite::kCheckpointPruned);
   }

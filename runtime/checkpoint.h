@@ -53,7 +53,8 @@ std::string master_name(const std::string& weight);
 // The step of the newest complete checkpoint-<step> under `out`, or -1.
 int64_t newest_checkpoint(const std::string& out);
 std::string checkpoint_path(const std::string& out, int64_t step);
-// Removes all but the newest `keep` checkpoints (0: keeps all).
-void prune_checkpoints(const std::string& out, int64_t keep);
+// Removes all but the one just written, of step `written`, and the newest of the others: `keep` in
+// all (0: keeps all).
+void prune_checkpoints(const std::string& out, int64_t keep, int64_t written);
 
 }  // namespace hetmem

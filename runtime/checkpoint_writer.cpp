@@ -22,9 +22,15 @@ void CheckpointWriter::begin() {
   finish();
   const auto start = Clock::now();
   step_ = trainer_.steps_done();
+  const CheckpointHead head = checkpoint_head(trainer_, &data_);
   snapshot_ = trainer_.snapshot();
-  ended_ = false;
-  thread_ = std::thread([this, head = checkpoint_head(trainer_, &data_)] { write(head); });
+  ended_ = complete_ = false;
+  try {
+    thread_ = std::thread([this, head] { write(head); });
+  } catch (...) {
+    snapshot_.reset();  // nobody would read it
+    throw;
+  }
   use_.waited_seconds += std::chrono::duration<double>(Clock::now() - start).count();
 }
 
@@ -39,7 +45,8 @@ void CheckpointWriter::write(const CheckpointHead& head) noexcept {
           snapshot_->read(list, static_cast<int>(tensor), sink);
         },
         checkpoint_path(out_, head.steps_done));
-    prune_checkpoints(out_, keep_);
+    complete_ = true;
+    prune_checkpoints(out_, keep_, head.steps_done);
   } catch (...) {
     error_ = std::current_exception();
   }
@@ -68,14 +75,19 @@ void CheckpointWriter::collect() {
   use_.spared_bytes += snapshot_->spared_bytes();
   use_.chunks_without_room += snapshot_->chunks_without_room();
   snapshot_.reset();
-  if (!error_) {
+  if (complete_) {
     newest_ = step_;
     ++use_.written;
-    return;
   }
+  if (!error_) return;
   try {
     std::rethrow_exception(std::exchange(error_, nullptr));
   } catch (const Error& error) {
+    if (complete_) {
+      throw Error(error.kind(), std::string("an old checkpoint could not be removed: ") +
+                                    error.what() + "; the last complete one is " +
+                                    checkpoint_path(out_, step_));
+    }
     const int64_t complete = newest_checkpoint(out_);
     throw Error(error.kind(), std::string("a checkpoint could not be written: ") + error.what() +
                                   (complete < 0 ? "; there is no complete one"

@@ -67,6 +67,7 @@ class CheckpointWriter {
   int64_t step_ = -1;
   std::unique_ptr<ChunkSnapshot> snapshot_;
   std::exception_ptr error_;  // of the thread, read when it has ended
+  bool complete_ = false;     // the same
   double seconds_ = 0;
   std::atomic<bool> ended_{false};
   std::thread thread_;

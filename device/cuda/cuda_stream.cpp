@@ -91,7 +91,7 @@ cudaMemcpyKind kind_of(CopyDirection direction) {
     case CopyDirection::kWithin:
       break;
   }
-  return cudaMemcpyDeviceToDevice;
+  return cudaMemcpyDefault;  // of either memory
 }
 
 }  // namespace

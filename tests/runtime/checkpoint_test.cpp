@@ -94,6 +94,59 @@ TEST(Checkpoint, IsWhatItWasWhereverTheWriterIsWhenTrainingGoesOn) {
   }
 }
 
+// Copies that the steps beside the writer need, and those of the writer.
+TEST(Checkpoint, ACopyOfAChunkMayFailAtAnyCall) {
+  const ModelFolder folder(tiny_model("gpt2"));
+  const TrainConfig config = middle_config(folder);
+  const Expected expected(config);
+  for (const std::string site : {"copy@within", "copy@to_host"}) {
+    int64_t failures = 0;
+    for (int64_t call = 1;; call += 1 + call / 8) {
+      Trainer trainer(config, kLast);
+      Outcome outcome;
+      take_steps(trainer, kSaved, outcome);
+      const auto snapshot = trainer.snapshot();
+      const TemporaryFolder out;
+      const FaultPlan::Session faults(site + ":" + std::to_string(call) + "=fail");
+      try {
+        write_checkpoint(
+            checkpoint_head(trainer, &some_data()),
+            [&](ChunkList list, size_t tensor, const FloatSink& sink) {
+              if (tensor == 0) take_steps(trainer, kSaved + 1, outcome);
+              snapshot->read(list, static_cast<int>(tensor), sink);
+            },
+            out.path() + "/c");
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::kInternal) << error.what();
+        EXPECT_GT(faults.fired(), 0) << error.what();
+        EXPECT_FALSE(fs::exists(out.path() + "/c"));
+        ++failures;
+        continue;
+      }
+      EXPECT_TRUE(files_of(out.path() + "/c") == expected.files) << site << " " << call;
+      if (faults.fired() == 0) break;
+    }
+    EXPECT_GT(failures, 2) << site;
+  }
+}
+
+// A run that was resumed from an older checkpoint keeps what it writes.
+TEST(Checkpoint, TheOneJustWrittenIsKeptWhateverTheOthersAre) {
+  const ModelFolder folder(tiny_model("llama"));
+  Trainer trainer(tiny_config(folder), kLast);
+  Outcome outcome;
+  take_steps(trainer, 1, outcome);
+  const TemporaryFolder out;
+  for (const int64_t step : {2, 3, 4}) save_checkpoint(trainer, checkpoint_path(out.path(), step));
+  CheckpointWriter checkpoints(trainer, out.path(), 2, some_data());
+  checkpoints.begin();
+  checkpoints.finish();
+  EXPECT_EQ(checkpoints.newest(), 1);
+  for (const int64_t step : {1, 2, 3, 4}) {
+    EXPECT_EQ(fs::exists(checkpoint_path(out.path(), step)), step == 1 || step == 4) << step;
+  }
+}
+
 // Without room for a copy the step waits for the reader, who waits here until it does.
 TEST(Checkpoint, WithoutRoomTheStepWaits) {
   const ModelFolder folder(tiny_model("llama"));
