@@ -1,6 +1,6 @@
 """Fine-tunes a model folder on text under a memory budget.
 
-    python examples/fine_tune.py --model SmolLM2-135M --data texts/ --device-memory 1GiB
+    python examples/fine_tune.py --model SmolLM2-135M --data texts/ --device-memory 1GiB --host-memory 2GiB
     python examples/fine_tune.py       # a small model, from scratch, on Python's own sources
 """
 

@@ -1,5 +1,7 @@
 #include "runtime/prepared_data.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
@@ -65,6 +67,7 @@ PreparedData::PreparedData(const std::vector<std::string>& paths, const std::str
     token_files_ = files;
     return;
   }
+  owner_ = getpid();
   folder_ = private_folder();
   try {
     token_files_ = {folder_ + "/tokens.bin"};
@@ -76,7 +79,8 @@ PreparedData::PreparedData(const std::vector<std::string>& paths, const std::str
 }
 
 PreparedData::~PreparedData() {
-  if (!folder_.empty()) remove_quietly(folder_);
+  // A process that was forked ends before the one that made it.
+  if (!folder_.empty() && owner_ == getpid()) remove_quietly(folder_);
 }
 
 }  // namespace hetmem

@@ -21,6 +21,7 @@ class PreparedData {
 
  private:
   std::vector<std::string> token_files_;
+  int owner_ = 0;       // the process that made the folder
   std::string folder_;  // of what was tokenised; empty: nothing was
 };
 

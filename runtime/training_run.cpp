@@ -253,8 +253,7 @@ class Loop {
     result.data = identity_;
     if (folder != nullptr) result.out = folder->path();
     while (trainer.steps_done() < total_steps_ && !stop) {
-      const StepReport report = take_step(trainer);
-      if (folder != nullptr) folder->keep();
+      const StepReport report = take_step(trainer, folder);
       result.last_loss = report.loss;
       result.device = report.device;
       result.host = report.host;
@@ -331,10 +330,11 @@ class Loop {
     metrics_end_ += static_cast<int64_t>(text.size());
   }
 
-  StepReport take_step(Trainer& trainer) {
+  StepReport take_step(Trainer& trainer, OutputFolder* folder) {
     const std::vector<int32_t> tokens = read_windows(data_, sampler_, trainer.steps_done() - first_,
                                                      trainer.sequences_per_step(), sequence_);
     const StepReport report = trainer.step(tokens);
+    if (folder != nullptr) folder->keep();
     RunProgress progress;
     progress.total_steps = total_steps_;
     progress.step = report.step;

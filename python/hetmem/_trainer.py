@@ -137,6 +137,9 @@ class Trainer:
         resolved, notes = _hetmem.resolve(values)
         for note in notes:
             warnings.warn(note, stacklevel=2)
+        for name in ("save_steps", "tensorboard"):
+            if options.get(name) and not options.get("out"):
+                warnings.warn(f"{name} without out: train() writes nothing", stacklevel=2)
         self._options = resolved
         self._trainer = _hetmem.Trainer(values)
         self._sequences = self._trainer.sequences_per_step()
@@ -198,18 +201,29 @@ class Trainer:
             stream = load_tokens(paths, self._options["model"][0], self._options["data-glob"][0])
             return self._trainer.evaluate_files(stream.files)
 
-    def batches(self, data: Any, steps: int | None = None) -> Iterator[NDArray[np.int32]]:
-        """The batches that train() would take, for step(): in its order, an epoch of them or `steps`.
+    def batches(self, data: Any, steps: int | None = None, first: int = 0) -> Iterator[NDArray[np.int32]]:
+        """The batches that train() takes, in its order, for step().
 
         Args:
             data: Tokens, or an array [n] of token ids.
+            steps: how many. Default: an epoch of them.
+            first: those of how many steps are left out; `steps_done` where a run is gone on with.
+
+        Raises:
+            ValueError: the data are shorter than a step, or no stream.
         """
         stream = data if isinstance(data, Tokens) else token_array(data, "data")
+        if not isinstance(stream, Tokens) and stream.ndim != 1:
+            raise ValueError(f"data are one stream of tokens, an array [n]; got shape {list(stream.shape)}")
         length = self._width - 1
         windows = (len(stream) - 1) // length
+        if windows < self._sequences:
+            raise ValueError(f"a step takes {self._sequences} sequences of {self._width} tokens; the "
+                             f"data have {len(stream)} tokens")
         shuffle = self._options["shuffle"][0] == "true"
         seed = int(self._options["seed"][0])
-        for step in range(windows // self._sequences if steps is None else steps):
+        count = windows // self._sequences if steps is None else steps
+        for step in range(first, first + count):
             taken = _hetmem.windows_of_step(windows, self._sequences, shuffle, seed, step)
             yield np.stack([stream[w * length : w * length + self._width] for w in taken])
 
@@ -265,7 +279,7 @@ class Trainer:
                 losses.append(result.loss)
                 bar.show(result, total, done)
             # Every callback is told, also after one that ends the training.
-            return all([call(result) is not False for call in calls])
+            return not any([_is_false(call(result)) for call in calls])
 
         vocabulary = self._trainer.vocabulary()
         with ExitStack() as held:
@@ -295,10 +309,11 @@ class Trainer:
 
         Args:
             prompt: the text to continue; the model folder holds its tokenizer.
-            **options: those of hetmem.generate.
+            **options: those of hetmem.generate; device and threads are by default the trainer's.
         """
+        own = {name: self._options[name] for name in ("device", "threads") if self._options[name]}
         values = values_of({"model": self._options["model"][0], "prompt": prompt, **options})
-        return self._trainer.generate(values)
+        return self._trainer.generate(own | values)
 
     def save(self, folder: Path, *, checkpoint: bool = False, overwrite: bool = False) -> None:
         """Writes a model folder, which `from_pretrained` reads. It appears complete or not at all.
@@ -367,6 +382,11 @@ class Trainer:
         return (f"Trainer({self._options['model'][0]!r}, {parameters / 1e6:.1f} M parameters, "
                 f"{done} steps done, device {size_text(tiers.device.budget)}, "
                 f"host {size_text(tiers.host.budget)})")
+
+
+def _is_false(answer: Any) -> bool:
+    """Of Python or of NumPy; None and everything else let a training go on."""
+    return isinstance(answer, (bool, np.bool_)) and not answer
 
 
 def _are_paths(data: Any) -> bool:

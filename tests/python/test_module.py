@@ -100,6 +100,40 @@ def test_an_epoch_is_the_default_and_training_goes_on(models, tokens):
             trainer.train(short)
 
 
+def test_what_a_callback_of_numpy_says_counts(models, data):
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        assert trainer.train(data, steps=9, callbacks=lambda result: np.bool_(result.step < 2)).steps == 2
+        assert trainer.train(data, steps=2, callbacks=lambda result: np.float32(0)).steps == 4
+
+
+def test_what_a_first_callback_leaves_is_kept_when_it_fails(models, data, tmp_path):
+    def fail(result):
+        (tmp_path / "out" / "mine.txt").write_text("mine")
+        raise LookupError
+
+    with hetmem.Trainer(models["gpt2"], out=tmp_path / "out", **RUN) as trainer:
+        with pytest.raises(LookupError):
+            trainer.train(data, steps=2, callbacks=fail)
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_batches_go_on_where_they_are_told_to(models, data):
+    stream = hetmem.load_tokens(data)
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        all_of_them = list(trainer.batches(stream, steps=5))
+        for batch, again in zip(all_of_them[2:], trainer.batches(stream, steps=3, first=2), strict=True):
+            assert (batch == again).all()
+        with pytest.raises(ValueError, match="one stream of tokens"):
+            next(trainer.batches(np.zeros((4, 99), np.int32)))
+        with pytest.raises(ValueError, match="the data have 9 tokens"):
+            next(trainer.batches(stream[:9]))
+
+
+def test_files_to_be_written_nowhere_are_told_of(models):
+    with pytest.warns(UserWarning, match="save_steps without out"):
+        hetmem.Trainer(models["gpt2"], save_steps=2, **RUN).close()
+
+
 def test_without_a_length_the_rate_stays(models, data):
     stream = hetmem.load_tokens(data)
     with hetmem.Trainer(models["gpt2"], warmup_steps=2, **RUN) as trainer:
