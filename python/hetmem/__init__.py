@@ -4,7 +4,7 @@
 
     with hetmem.Trainer(model="SmolLM2-135M", device_memory="1GiB", host_memory="2GiB") as trainer:
         print(trainer.plan)                                      # what fits where, before anything runs
-        trainer.train("texts/", data_glob="*.txt", steps=100)
+        trainer.train("texts/", steps=100)
         trainer.save("tuned")
 
 Losses and weights are those of the command line, bit for bit, whatever the budgets.

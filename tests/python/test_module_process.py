@@ -207,6 +207,8 @@ def test_threads_take_turns_at_one_trainer(models, data):
 
 def interrupted(call, started):
     """Calls it and, once it has begun, presses Ctrl-C."""
+    # A shell's background jobs begin with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=lambda: (started.wait(), os.kill(os.getpid(), signal.SIGINT)))
     thread.start()
     try:
@@ -215,6 +217,7 @@ def interrupted(call, started):
     finally:
         started.set()
         thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("writes", [False, True])
