@@ -24,15 +24,6 @@ __device__ float block_sum(float value, float* parts) {
   __syncthreads();
   return total;
 }
-__device__ float block_max(float value, float* parts) {
-  value = warp_max(value);
-  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = value;
-  __syncthreads();
-  float most = parts[0];
-  for (int i = 1; i < kRowWarps; ++i) most = fmaxf(most, parts[i]);
-  __syncthreads();
-  return most;
-}
 
 // One row of logits: its loss and, in training, the gradient (softmax - onehot) scale in its place.
 __global__ void __launch_bounds__(kRowThreads)
@@ -51,7 +42,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const float target = at[label];
   float most = at[0];
   for (int64_t i = threadIdx.x; i < words; i += kRowThreads) most = fmaxf(most, at[i]);
-  most = block_max(most, parts);
+  most = block_max<kRowWarps>(most, parts);
   float sum = 0.0F;
   for (int64_t i = threadIdx.x; i < words; i += kRowThreads) sum += expf(at[i] - most);
   sum = block_sum(sum, parts);

@@ -96,6 +96,19 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
+// The largest value of a block of threads, in every thread. `parts`: kBlockWarps floats, which may
+// be used again afterwards.
+template <int kBlockWarps>
+__device__ float block_max(float value, float* parts) {
+  value = warp_max(value);
+  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  float most = parts[0];
+  for (int i = 1; i < kBlockWarps; ++i) most = fmaxf(most, parts[i]);
+  __syncthreads();
+  return most;
+}
+
 // Sets a float range to zero (element-wise.cu).
 void clear(const Queue& queue, float* to, int64_t count);
 

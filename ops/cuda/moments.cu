@@ -31,16 +31,6 @@ __device__ uint8_t encoded(const MomentCode& code, float x, float inverse) {
   return static_cast<uint8_t>(number > 0 ? number : 0);
 }
 
-// The largest over a block of threads. `parts`: kWarps floats.
-__device__ float block_largest(float value, float* parts) {
-  value = warp_max(value);
-  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = value;
-  __syncthreads();
-  float largest = parts[0];
-  for (int i = 1; i < kWarps; ++i) largest = fmaxf(largest, parts[i]);
-  return largest;
-}
-
 // The moments of one kind.
 struct Moments {
   MomentCode code;
@@ -52,7 +42,7 @@ struct Moments {
   }
   // By all threads of a block; x is 0 beyond the end, where `there` is false.
   __device__ void set(int64_t i, bool there, float x, float* parts) const {
-    const float largest = block_largest(fabsf(x), parts);
+    const float largest = block_max<kWarps>(fabsf(x), parts);
     const bool counts = largest >= kLeastMomentScale;
     if (there) codes[i] = encoded(code, x, counts ? __fdiv_rn(1.0F, largest) : 0.0F);
     if (threadIdx.x == 0) scales[i / kMomentBlock] = counts ? largest : 0.0F;
@@ -73,7 +63,7 @@ __global__ void __launch_bounds__(kThreads)
     weight.set(i, adamw_value(scalars, weight.get(i), gradient[i], m, v));
   }
   first.set(i, there, m, parts);
-  second.set(i, there, v, parts + kWarps);
+  second.set(i, there, v, parts);
 }
 
 }  // namespace
@@ -84,7 +74,7 @@ void adamw_8bit_step(const Queue& queue, const AdamWStep& step, const TensorView
   const int64_t count = weight.elements();
   launch_kernel(
       queue, adamw_8bit_kernel, dim3(blocks_for(count, kMomentBlock)), dim3(kThreads),
-      2 * kWarps * static_cast<int64_t>(sizeof(float)), scalars_of(without_second_correction(step)),
+      kWarps * static_cast<int64_t>(sizeof(float)), scalars_of(without_second_correction(step)),
       optimizer_weight(weight, low), gradient.as<float>(), count,
       Moments{first_moment_code(), moments.m.as<uint8_t>(), moments.m_scales.as<float>()},
       Moments{second_moment_code(), moments.v.as<uint8_t>(), moments.v_scales.as<float>()});
