@@ -10,10 +10,6 @@ namespace {
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
-bool on_host(const AccessTrace& trace, const Plan& plan, size_t chunk) {
-  return trace.chunks[chunk].trained() && !plan.resident[chunk];
-}
-
 // The chunks that may be early.
 std::vector<bool> allowed_early(const AccessTrace& trace, const HostTimes& times, int64_t spare,
                                 const Plan& plan) {
@@ -33,6 +29,10 @@ std::vector<bool> allowed_early(const AccessTrace& trace, const HostTimes& times
 }
 
 }  // namespace
+
+bool on_host(const AccessTrace& trace, const Plan& plan, size_t chunk) {
+  return trace.chunks[chunk].trained() && !plan.resident[chunk];
+}
 
 int first_use(const TraceChunk& chunk) {
   if (!chunk.reads.empty()) return chunk.reads.front();

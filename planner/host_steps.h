@@ -29,6 +29,9 @@ HostTimes times_of(const AccessTrace& trace, const Plan& plan, const Simulation&
 void schedule_host_steps(const AccessTrace& trace, const HostTimes& times, int64_t spare,
                          Plan& plan);
 
+// Whether the host steps the chunk.
+bool on_host(const AccessTrace& trace, const Plan& plan, size_t chunk);
+
 // The op of the next step that a chunk has to be stepped for.
 int first_use(const TraceChunk& chunk);
 

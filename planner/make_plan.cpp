@@ -370,7 +370,7 @@ class Search {
 
   bool host_steps(const Plan& plan) const {
     for (size_t c = 0; c < trace_.chunks.size(); ++c) {
-      if (trace_.chunks[c].trained() && !plan.resident[c]) return true;
+      if (planner::on_host(trace_, plan, c)) return true;
     }
     return false;
   }
@@ -391,10 +391,12 @@ class Search {
     if (!options_.overlap || !host_steps(plan)) return plan;
     constexpr double kWorth = 1.002;
     std::vector<Plan> all;
+    int64_t before = -1;
     for (const double share : kSpareShares) {
+      const auto room = static_cast<int64_t>(share * static_cast<double>(spare(plan)));
+      if (room == std::exchange(before, room)) continue;  // the same plans again
       Plan next = plan;
       next.overlap = true;
-      const auto room = static_cast<int64_t>(share * static_cast<double>(spare(plan)));
       for (int round = 0; round < kOrderRounds; ++round) {
         const planner::HostTimes times =
             planner::times_of(trace_, next, simulate(trace_, next, rates_));

@@ -37,14 +37,16 @@ class RunPlanner {
     RunPlan run;
     PlanOptions options = options_;
     const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
-    const int64_t evaluation = plan_evaluation(none, 0).smallest_device;
+    const int64_t evaluation = plan_evaluation(none, {0, budgets_.host}).smallest_device;
     options.resident_limit = budgets_.device - evaluation;
     for (;;) {
       run.training = plan_training(options);
       const Plan& training = run.training.plan;
       // Evaluation keeps to the memory of training where it can.
-      Plan plan = plan_evaluation(training.resident, training.device.peak);
-      if (!plan.fits) plan = plan_evaluation(training.resident, plan.smallest_device);
+      Plan plan = plan_evaluation(training.resident, {training.device.peak, budgets_.host});
+      if (!plan.fits) {
+        plan = plan_evaluation(training.resident, {plan.smallest_device, budgets_.host});
+      }
       run.evaluation = {evaluation_trace_, std::move(plan)};
       const int64_t kept = resident_bytes(run.training.trace.access, training.resident);
       const bool too_much = run.evaluation.plan.device.peak > budgets_.device;
@@ -70,24 +72,22 @@ class RunPlanner {
     }
   }
 
-  Plan plan_evaluation(const std::vector<bool>& resident, int64_t device) const {
+  Plan plan_evaluation(const std::vector<bool>& resident, const TierBudgets& budgets) const {
     PlanOptions options = options_;
     options.resident = &resident;
-    return make_plan(evaluation_trace_.access, {device, budgets_.host}, copies_, options);
+    return make_plan(evaluation_trace_.access, budgets, copies_, options);
   }
 
   // Of all groups the smallest, with only those chunks on the device that the host has no room for.
   int64_t smallest_device(const PlannedStep& step, int64_t evaluation) const {
-    if (budgets_.shared == 0) {
-      const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
-      const bool host_has_room = host_bytes(step.trace.access, none) <= budgets_.host;
-      if (host_has_room && step.trace.access.group == smallest_group_) {
-        return std::max(step.plan.smallest_device, evaluation);
-      }
-      return smallest_beside(training_trace_(smallest_group_).access, budgets_.host);
+    const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
+    const bool host_has_room = host_bytes(step.trace.access, none) <= budgets_.host;
+    if (budgets_.shared == 0 && host_has_room && step.trace.access.group == smallest_group_) {
+      return std::max(step.plan.smallest_device, evaluation);
     }
-    // The larger the device is, the less is left for the host, and the more must stay.
     const AccessTrace access = training_trace_(smallest_group_).access;
+    if (budgets_.shared == 0) return smallest_beside(access, budgets_.host);
+    // The larger the device is, the less is left for the host, and the more must stay.
     int64_t device = 0;
     for (;;) {
       const int64_t needed =
@@ -100,10 +100,8 @@ class RunPlanner {
   int64_t smallest_beside(const AccessTrace& access, int64_t host) const {
     const Plan least = make_plan(access, {0, host}, copies_);
     if (least.smallest_device < 0) return -1;
-    PlanOptions options = options_;
-    options.resident = &least.resident;
-    const Plan evaluation = make_plan(evaluation_trace_.access, {0, host}, copies_, options);
-    return std::max(least.smallest_device, evaluation.smallest_device);
+    return std::max(least.smallest_device,
+                    plan_evaluation(least.resident, {0, host}).smallest_device);
   }
 
   // What evaluation takes beyond the pool of training is reserved with it.
