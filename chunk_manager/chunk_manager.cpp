@@ -178,7 +178,7 @@ TensorView ChunkManager::waiting_gradient(int chunk) const {
 }
 
 int64_t ChunkManager::state_bytes(int chunk) const {
-  return shape(chunk).list_bytes() * (shape(chunk).trained ? 1 + moments_ : 1);
+  return shape(chunk).list_bytes() * lists(chunk);
 }
 
 void ChunkManager::before_change(int chunk, Stream& stream) {

@@ -64,6 +64,8 @@ class ChunkManager {
 
   const ChunkLayout& layout() const { return layout_; }
   int moments() const { return moments_; }
+  // Weights, and moments of what is trained.
+  int lists(int chunk) const { return shape(chunk).trained ? 1 + moments_ : 1; }
 
   // A chunk's part of a list at its home, in the memory space of the home: fp32, but for weights
   // that are split, of which these are the high halves, bf16, and low() the others, int16.
@@ -71,7 +73,7 @@ class ChunkManager {
   TensorView low(int chunk) const;
   // Where the gradients of a streamed chunk wait on the host.
   TensorView waiting_gradient(int chunk) const;
-  // The same in the twin of a chunk, which must have one.
+  // As whole() and low(), of the twin of a chunk, which must have one.
   TensorView twin(ChunkList list, int chunk) const;
   TensorView twin_low(int chunk) const;
   // State and twin change places; nothing may be using either as what it was.

@@ -25,7 +25,7 @@ ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& t
   HETMEM_ASSERT(chunks.snapshot_ == nullptr);
   for (int c = 0; c < static_cast<int>(chunks.layout().chunks.size()); ++c) {
     const ChunkShape& shape = chunks.layout().chunks[static_cast<size_t>(c)];
-    const int lists = shape.trained ? 1 + chunks.moments() : 1;
+    const int lists = chunks.lists(c);
     State& state = states_.emplace_back();
     for (int list = 0; list < lists; ++list) {
       state.lists.at(static_cast<size_t>(list)) = chunks.whole(static_cast<ChunkList>(list), c);

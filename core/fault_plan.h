@@ -33,8 +33,7 @@ enum class FaultSite : uint8_t {
   // Copies between device and host; the subject is to_device, to_host or within.
   kCopy,
   // Points where nothing but `kill` and `stop` makes sense: of an atomic directory, of a
-  // checkpoint, of a
-  // step.
+  // checkpoint, of a step.
   kDirectorySynced,
   kDirectoryMoved,
   kDirectoryCommitted,

@@ -22,11 +22,11 @@ void CheckpointWriter::begin() {
   finish();
   const auto start = Clock::now();
   step_ = trainer_.steps_done();
-  const CheckpointHead head = checkpoint_head(trainer_, &data_);
+  CheckpointHead head = checkpoint_head(trainer_, &data_);
   snapshot_ = trainer_.snapshot();
   ended_ = complete_ = false;
   try {
-    thread_ = std::thread([this, head] { write(head); });
+    thread_ = std::thread([this, head = std::move(head)] { write(head); });
   } catch (...) {
     snapshot_.reset();  // nobody would read it
     throw;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
 #include "core/fault_plan.h"
@@ -16,16 +17,15 @@ namespace {
 
 constexpr int64_t kDoubleBytes = sizeof(double);
 
-TensorView slice(const TensorView& list, const ChunkPiece& piece) {
-  return {static_cast<char*>(list.data) + piece.offset * size_of(list.dtype), list.dtype,
-          Shape{piece.elements}, list.space};
-}
-
 // Elements [first, first + count) of a list; of an empty one nothing.
 TensorView part_of(const TensorView& list, int64_t first, int64_t count) {
   if (list.data == nullptr) return list;
   return {static_cast<char*>(list.data) + first * size_of(list.dtype), list.dtype, Shape{count},
           list.space};
+}
+
+TensorView part_of(const TensorView& list, const ChunkPiece& piece) {
+  return part_of(list, piece.offset, piece.elements);
 }
 
 // What a step changes.
@@ -245,14 +245,14 @@ std::vector<PieceState> StepExecutor::pieces_of(int chunk, StateOf which) const 
   for (const ChunkPiece& piece : shape.pieces) {
     PieceState state;
     state.tensor = piece.tensor;
-    state.weight = slice(list_of(ChunkList::kWeights), piece);
+    state.weight = part_of(list_of(ChunkList::kWeights), piece);
     if (shape.split) {
-      state.low = slice(twin ? chunks_.twin_low(chunk) : chunks_.low(chunk), piece);
+      state.low = part_of(twin ? chunks_.twin_low(chunk) : chunks_.low(chunk), piece);
     }
-    state.gradient = slice(gradient, piece);
-    state.first_moment = slice(list_of(ChunkList::kFirstMoment), piece);
+    state.gradient = part_of(gradient, piece);
+    state.first_moment = part_of(list_of(ChunkList::kFirstMoment), piece);
     if (chunks_.moments() > 1) {
-      state.second_moment = slice(list_of(ChunkList::kSecondMoment), piece);
+      state.second_moment = part_of(list_of(ChunkList::kSecondMoment), piece);
     }
     pieces.push_back(std::move(state));
   }
