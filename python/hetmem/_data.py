@@ -130,6 +130,16 @@ def load_tokens(paths: Path | Sequence[Path], model: Path | None = None, glob: s
     return Tokens(_hetmem.TokenStream(listed, glob, os.fspath(model) if model is not None else ""))
 
 
+def token_stream(data: Any, what: str) -> NDArray[np.int32]:
+    """token_array() of a stream, one-dimensional."""
+    stream = token_array(data, what)
+    if stream.ndim != 1:
+        raise ValueError(
+            f"{what} are one stream of tokens, an array [n]; got shape {list(stream.shape)} "
+            "(batches [sequences, T + 1] go to Trainer.step, one by one)")
+    return stream
+
+
 @contextlib.contextmanager
 def data_paths(data: Any, what: str, vocabulary: int) -> Iterator[list[str]]:
     """Paths, Tokens or a one-dimensional array of token ids as paths of files, while they are used."""
@@ -142,11 +152,7 @@ def data_paths(data: Any, what: str, vocabulary: int) -> Iterator[list[str]]:
     if isinstance(data, (list, tuple)) and data and isinstance(data[0], (str, os.PathLike)):
         yield [os.fspath(path) for path in data]
         return
-    stream = token_array(data, what)
-    if stream.ndim != 1:
-        raise ValueError(
-            f"{what} are one stream of tokens, an array [n]; got shape {list(stream.shape)} "
-            "(batches [sequences, T + 1] go to Trainer.step, one by one)")
+    stream = token_stream(data, what)
     with tempfile.TemporaryDirectory(prefix="hetmem-data-") as folder:
         path = os.path.join(folder, "tokens.bin")
         _hetmem.write_tokens(path, stream, vocabulary)

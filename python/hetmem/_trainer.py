@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Union
 import numpy as np
 
 from hetmem import _hetmem
-from hetmem._data import Tokens, data_paths, load_tokens, token_array
+from hetmem._data import Tokens, data_paths, load_tokens, token_array, token_stream
 from hetmem._options import options_text, signature_of, values_of
 from hetmem._results import EvalResult, Plan, StepResult, TrainResult, size_text
 
@@ -212,9 +212,7 @@ class Trainer:
         Raises:
             ValueError: the data are shorter than a step, or no stream.
         """
-        stream = data if isinstance(data, Tokens) else token_array(data, "data")
-        if not isinstance(stream, Tokens) and stream.ndim != 1:
-            raise ValueError(f"data are one stream of tokens, an array [n]; got shape {list(stream.shape)}")
+        stream = data if isinstance(data, Tokens) else token_stream(data, "data")
         length = self._width - 1
         windows = (len(stream) - 1) // length
         if windows < self._sequences:
