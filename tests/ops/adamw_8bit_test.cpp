@@ -115,16 +115,6 @@ TensorView view(std::vector<Number>& numbers, DType dtype, int64_t begin, int64_
   return {numbers.data() + begin, dtype, Shape{count}, MemorySpace::kDevice};
 }
 
-ops::AdamWStep step_of(int t) {
-  ops::AdamWStep step;
-  step.learning_rate = 0.01F;
-  step.weight_decay = 0.1F;
-  step.gradient_scale = 0.7F;
-  step.bias_correction1 = 1.0F - std::pow(step.beta1, static_cast<float>(t));
-  step.bias_correction2_sqrt = std::sqrt(1.0F - std::pow(step.beta2, static_cast<float>(t)));
-  return step;
-}
-
 std::vector<float> draw(uint64_t stream) {
   Operand operand = normal({kCount}, stream);
   // Magnitudes that differ from block to block, and a block of zeros.
@@ -139,7 +129,7 @@ struct Stepper {
   explicit Stepper(int threads) : pool(threads), stream("compute", pool) {}
   // A step of elements [begin, begin + count).
   void step(int t, int64_t begin, int64_t count) {
-    ops::adamw_8bit_step(stream, step_of(t), view(w, DType::kFloat32, begin, count),
+    ops::adamw_8bit_step(stream, adamw_step(t), view(w, DType::kFloat32, begin, count),
                          view(g, DType::kFloat32, begin, count), moments.views(begin, count));
     stream.synchronize();
   }
@@ -170,7 +160,7 @@ void step_by_definition(Stepper& run, int t) {
       return TensorView(numbers, DType::kFloat32, Shape{static_cast<int64_t>(count)},
                         MemorySpace::kDevice);
     };
-    ops::adamw_step(run.stream, ops::without_second_correction(step_of(t)),
+    ops::adamw_step(run.stream, ops::without_second_correction(adamw_step(t)),
                     view_of(run.w.data() + begin), view_of(run.g.data() + begin),
                     view_of(moments[0].data()), view_of(moments[1].data()));
     run.stream.synchronize();
@@ -223,7 +213,7 @@ TEST(AdamW8Bit, OnASplitMasterHasTheBitsOfThatOnFp32) {
   SplitWeights weights(plain.w);
   for (int t = 1; t <= 3; ++t) {
     plain.step(t, 0, kCount);
-    ops::adamw_8bit_step(split.stream, step_of(t), weights.high_view(),
+    ops::adamw_8bit_step(split.stream, adamw_step(t), weights.high_view(),
                          view(split.g, DType::kFloat32, 0, kCount), split.moments.views(),
                          weights.low_view());
     split.stream.synchronize();
@@ -243,12 +233,12 @@ TEST(AdamW8Bit, MovesAsFp32DoesWhereGradientsAreAlike) {
   std::vector<float> v = m;
   for (int t = 1; t <= 20; ++t) {
     run.step(t, 0, kCount);
-    ops::adamw_step(run.stream, step_of(t), view(w, DType::kFloat32, 0, kCount),
+    ops::adamw_step(run.stream, adamw_step(t), view(w, DType::kFloat32, 0, kCount),
                     view(run.g, DType::kFloat32, 0, kCount), view(m, DType::kFloat32, 0, kCount),
                     view(v, DType::kFloat32, 0, kCount));
     run.stream.synchronize();
   }
-  const float rate = step_of(1).learning_rate;
+  const float rate = adamw_step(1).learning_rate;
   for (size_t i = 400; i < w.size(); ++i) {
     ASSERT_NEAR(run.w[i], w[i], 20 * 0.015 * static_cast<double>(rate)) << i;
   }
