@@ -64,23 +64,34 @@ struct DiskSlot::State {
   uint64_t chunk = 0;
   size_t folder = 0;
   int64_t offset = -1;
-  std::atomic<bool> busy{false};
-  int64_t generation = -1;  // last written; of the operation that has the slot
+  static constexpr int kWriting = -1;
+  std::atomic<int> users{0};  // reads under way; kWriting: a write
+  int64_t generation = -1;    // last written; of the write that has the slot
 };
 
-// The right to a slot of the one operation that it has at a time. Keeps the slot while bytes move.
+// The right of one operation to a slot: of a write to all of it, which reads share. Keeps the slot
+// while bytes move.
 class DiskSlot::Claim {
  public:
-  explicit Claim(std::shared_ptr<State> state) : state_(std::move(state)) {
-    const bool was_busy = state_->busy.exchange(true);
-    HETMEM_ASSERT(!was_busy);
+  Claim(std::shared_ptr<State> state, bool writes) : state_(std::move(state)), writes_(writes) {
+    int users = state_->users.load();
+    do {
+      HETMEM_ASSERT(writes ? users == 0 : users >= 0);
+    } while (!state_->users.compare_exchange_weak(users, writes ? State::kWriting : users + 1));
   }
-  ~Claim() { state_->busy.store(false); }
+  ~Claim() {
+    if (writes_) {
+      state_->users.store(0);
+    } else {
+      state_->users.fetch_sub(1);
+    }
+  }
   Claim(const Claim&) = delete;
   Claim& operator=(const Claim&) = delete;
 
  private:
   std::shared_ptr<State> state_;
+  const bool writes_;
 };
 
 const std::string& DiskSlot::name() const { return state_->name; }
@@ -186,7 +197,7 @@ std::shared_ptr<DiskTransfer> DiskTier::begin(const DiskSlot& slot, BlockRequest
   const std::shared_ptr<DiskSlot::State>& state = slot.state_;
   HETMEM_ASSERT(state != nullptr && &state->disk == this && generation >= 0);
   const bool writes = kind == BlockRequest::Kind::kWrite;
-  auto claim = std::make_shared<DiskSlot::Claim>(state);
+  auto claim = std::make_shared<DiskSlot::Claim>(state, writes);
   if (writes) {
     // A nonce that is used twice would give the payloads away.
     HETMEM_ASSERT(generation > state->generation);

@@ -11,8 +11,9 @@
 //   writing.wait();                                  // data may change from here on
 //   disk.read(slot, destination, 7).wait();
 //
-// Thread-safe; a slot has one operation at a time. Staging memory is reserved in `host`, bytes on
-// disk in tier(). Outlives its slots and operations, stays where it is, and leaves nothing behind.
+// Thread-safe; a slot has one write at a time, or several reads. Staging memory is reserved in
+// `host`, bytes on disk in tier(). Outlives its slots and operations, stays where it is, and leaves
+// nothing behind.
 #pragma once
 
 #include <cstdint>

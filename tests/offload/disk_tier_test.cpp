@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <future>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "core/philox.h"
@@ -460,36 +461,70 @@ TEST(DiskTier, MistakesOfTheCallerAreNoCrashes) {
   disk.read(slot, data.data(), 5).wait();  // the refused one has given the slot back
 }
 
-TEST(DiskTier, ASlotHasOneOperationAtATime) {
+// Two devices, of reads and of writes, that a test holds up.
+struct HeldDisk {
   struct Held final : WatchedDevice {
     using WatchedDevice::WatchedDevice;
     int64_t wait(int index) override {
-      gate.get_future().wait();
+      opened.wait();
       return WatchedDevice::wait(index);
     }
     std::promise<void> gate;
+    std::shared_future<void> opened = gate.get_future().share();
   };
-  const TemporaryFolder folder;
-  Tier host("host", 1 << 20);
+  HeldDisk() {
+    DiskOptions options = small_options({folder.path()});
+    options.make_device = [&](const BlockFile& file, void*, int64_t) {
+      auto device = std::make_unique<Held>(make_thread_device(file, 3));
+      devices.push_back(device.get());
+      return device;
+    };
+    disk.emplace(options, host);
+  }
+  void release_reads() { devices[0]->gate.set_value(); }
+  void release_writes() { devices[1]->gate.set_value(); }
+
+  TemporaryFolder folder;
+  Tier host{"host", 1 << 20};
   std::vector<Held*> devices;
-  DiskOptions options = small_options({folder.path()});
-  options.make_device = [&](const BlockFile& file, void*, int64_t) {
-    auto device = std::make_unique<Held>(make_thread_device(file, 3));
-    devices.push_back(device.get());
-    return device;
-  };
-  DiskTier disk(options, host);
+  std::optional<DiskTier> disk;
+};
+
+TEST(DiskTier, ASlotHasOneWriteAtATime) {
+  HeldDisk held;
+  DiskTier& disk = *held.disk;
   DiskSlot slot = disk.allocate("c", 100, kOptimizer);
   std::vector<char> data(100);
   {
     const DiskOperation writing = disk.write(slot, data.data(), 0);
     error_of(ErrorKind::kInternal, [&] { disk.read(slot, data.data(), 0).wait(); });
+    error_of(ErrorKind::kInternal, [&] { disk.write(slot, data.data(), 1).wait(); });
     slot = DiskSlot();  // its place stays taken while bytes move there
     EXPECT_EQ(disk.tier().used(), kBlockBytes);
     EXPECT_NE(disk.allocate("d", 100, kOptimizer).offset(), 0);
-    devices[1]->gate.set_value();
+    held.release_writes();
   }  // waits
   EXPECT_EQ(disk.tier().used(), 0);
+}
+
+TEST(DiskTier, ReadsOfASlotShareIt) {
+  HeldDisk held;
+  DiskTier& disk = *held.disk;
+  const DiskSlot slot = disk.allocate("c", 100, kOptimizer);
+  const std::vector<char> payload = random_payload(100, 3);
+  std::vector<char> first(100);
+  std::vector<char> second(100);
+  held.release_writes();
+  disk.write(slot, payload.data(), 0).wait();
+  DiskOperation reading = disk.read(slot, first.data(), 0);
+  DiskOperation also_reading = disk.read(slot, second.data(), 0);
+  error_of(ErrorKind::kInternal, [&] { disk.write(slot, payload.data(), 1).wait(); });
+  held.release_reads();
+  reading.wait();
+  also_reading.wait();
+  EXPECT_EQ(first, payload);
+  EXPECT_EQ(second, payload);
+  disk.write(slot, payload.data(), 1).wait();
 }
 
 TEST(DiskTier, SaysHowItReachesTheDisk) {
