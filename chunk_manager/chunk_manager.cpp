@@ -1,6 +1,7 @@
 #include "chunk_manager/chunk_manager.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -9,6 +10,12 @@
 #include "core/split_master.h"
 
 namespace hetmem {
+namespace {
+
+constexpr std::array kStateLists{ChunkList::kWeights, ChunkList::kLow, ChunkList::kFirstMoment,
+                                 ChunkList::kSecondMoment};
+
+}  // namespace
 
 ChunkPin::ChunkPin(ChunkPin&& other) noexcept
     : manager_(std::exchange(other.manager_, nullptr)), chunk_(other.chunk_) {}
@@ -25,89 +32,56 @@ ChunkPin& ChunkPin::operator=(ChunkPin&& other) noexcept {
 ChunkPin::~ChunkPin() { release(); }
 
 void ChunkPin::release() {
-  if (manager_ != nullptr) --manager_->homes_[static_cast<size_t>(chunk_)].pins;
+  if (manager_ != nullptr) --manager_->pins_[static_cast<size_t>(chunk_)];
   manager_ = nullptr;
 }
 
 ChunkManager::ChunkManager(const ChunkLayout& layout, int moments, Tier& device, Tier& host,
-                           TransferEngine& transfers)
-    : layout_(layout), moments_(moments), device_(device), host_(host), transfers_(transfers) {
+                           TransferEngine& transfers, DiskTier* disk)
+    : layout_(layout),
+      moments_(moments),
+      tiers_{device, host, disk},
+      transfers_(transfers),
+      pins_(layout.chunks.size(), 0),
+      page_(disk) {
   HETMEM_ASSERT(moments >= 0 && moments <= 2);
 }
 
 const std::vector<bool> ChunkManager::residents() const {
   std::vector<bool> resident;
-  for (const Home& home : homes_) resident.push_back(home.on_device);
+  for (const ChunkHome& home : homes_) resident.push_back(home.choice().on_device);
   return resident;
 }
 
-BytesByKind ChunkManager::bytes_of(int chunk, bool on_device) const {
-  const bool trained = shape(chunk).trained;
-  BytesByKind bytes{};
-  bytes[static_cast<size_t>(MemoryKind::kWeights)] = shape(chunk).weight_bytes();
-  bytes[static_cast<size_t>(MemoryKind::kOptimizer)] = shape(chunk).low_bytes();
-  if (trained) {
-    bytes[static_cast<size_t>(MemoryKind::kOptimizer)] += shape(chunk).list_bytes() * moments_;
-    if (!on_device && moments_ > 0) {
-      bytes[static_cast<size_t>(MemoryKind::kGradients)] = shape(chunk).list_bytes();
-    }
-  }
-  return bytes;
-}
-
-Buffer ChunkManager::allocate(int chunk, bool on_device) {
-  Buffer buffer(on_device ? device_ : host_, bytes_of(chunk, on_device),
-                on_device ? MemorySpace::kDevice : MemorySpace::kHost);
-  buffer.populate();
-  return buffer;
-}
-
-void ChunkManager::place(const std::vector<bool>& resident, const std::vector<bool>& twins) {
+void ChunkManager::place(const std::vector<bool>& resident, const std::vector<ChunkPlaces>& places,
+                         const std::vector<bool>& twins) {
   if (snapshot_ != nullptr) snapshot_->wait();
-  const auto wanted = [&](int c) { return !twins.empty() && twins[static_cast<size_t>(c)]; };
-  for (int c = 0; c < static_cast<int>(homes_.size()); ++c) {
-    if (!wanted(c) || resident[static_cast<size_t>(c)]) drop_twin(c);
-  }
-  place_homes(resident);
-  for (int c = 0; c < static_cast<int>(homes_.size()); ++c) {
-    if (wanted(c)) make_twin(c);
-  }
-}
-
-void ChunkManager::drop_twin(int chunk) {
-  Home& at = homes_[static_cast<size_t>(chunk)];
-  if (at.flipped) {
-    HETMEM_ASSERT(at.spare.data() != nullptr);
-    std::memcpy(at.buffer.data(), at.spare.data(), static_cast<size_t>(at.spare.bytes()));
-  }
-  at.flipped = false;
-  at.spare = Buffer();
-}
-
-void ChunkManager::make_twin(int chunk) {
-  Home& at = homes_[static_cast<size_t>(chunk)];
-  HETMEM_ASSERT(!at.on_device && shape(chunk).trained);
-  if (at.spare.bytes() > 0) return;
-  BytesByKind bytes = bytes_of(chunk, false);
-  bytes[static_cast<size_t>(MemoryKind::kGradients)] = 0;
-  at.spare = Buffer(host_, bytes, MemorySpace::kHost);
-  at.spare.populate();
-}
-
-void ChunkManager::flip(int chunk) {
-  Home& at = homes_[static_cast<size_t>(chunk)];
-  HETMEM_ASSERT(at.spare.bytes() > 0);
-  at.flipped = !at.flipped;
-}
-
-void ChunkManager::place_homes(const std::vector<bool>& resident) {
-  const int count = static_cast<int>(layout_.chunks.size());
+  page_.flush();
   HETMEM_ASSERT(resident.size() == layout_.chunks.size());
+  HETMEM_ASSERT(places.empty() || places.size() == resident.size());
+  std::vector<HomeChoice> choices;
+  for (size_t c = 0; c < resident.size(); ++c) {
+    const bool anywhere = resident[c] || places.empty();
+    choices.push_back({resident[c], anywhere ? ChunkPlaces{} : places[c]});
+  }
+  const auto wanted = [&](size_t c) { return !twins.empty() && twins[c]; };
+  for (size_t c = 0; c < homes_.size(); ++c) {
+    if (!wanted(c) || !(homes_[c].choice() == choices[c])) homes_[c].drop_twin();
+  }
+  place_homes(choices);
+  for (size_t c = 0; c < homes_.size(); ++c) {
+    if (wanted(c)) homes_[c].make_twin(tiers_.host);
+  }
+}
+
+void ChunkManager::place_homes(const std::vector<HomeChoice>& choices) {
+  const int count = static_cast<int>(layout_.chunks.size());
+  const auto choice = [&](int c) -> const HomeChoice& { return choices[static_cast<size_t>(c)]; };
   if (homes_.empty()) {
-    std::vector<Home> homes;
+    std::vector<ChunkHome> homes;
     for (int c = 0; c < count; ++c) {
-      const bool on_device = resident[static_cast<size_t>(c)];
-      homes.push_back({allocate(c, on_device), on_device, 0, {}, false});
+      homes.emplace_back(shape(c), c, moments_, choice(c), tiers_);
+      clear_pages(homes.back());
     }
     homes_ = std::move(homes);
     return;
@@ -115,66 +89,62 @@ void ChunkManager::place_homes(const std::vector<bool>& resident) {
   // Whoever finds room goes first: what leaves one tier makes room there for another.
   std::vector<int> pending;
   for (int c = 0; c < count; ++c) {
-    if (resident[static_cast<size_t>(c)] != home(c).on_device) pending.push_back(c);
+    if (!(choice(c) == home(c).choice())) pending.push_back(c);
   }
   while (!pending.empty()) {
-    auto next = std::find_if(pending.begin(), pending.end(), [&](int c) {
-      const Tier& to = resident[static_cast<size_t>(c)] ? device_ : host_;
-      return total(bytes_of(c, resident[static_cast<size_t>(c)])) <= to.budget() - to.used();
-    });
+    auto next =
+        std::find_if(pending.begin(), pending.end(), [&](int c) { return has_room(c, choice(c)); });
     if (next == pending.end()) next = pending.begin();  // says what is missing
-    move(*next, resident[static_cast<size_t>(*next)]);
+    move(*next, choice(*next));
     pending.erase(next);
   }
 }
 
-void ChunkManager::move(int chunk, bool to_device) {
-  Home& from = homes_[static_cast<size_t>(chunk)];
-  if (from.pins > 0) {
+bool ChunkManager::has_room(int chunk, const HomeChoice& choice) const {
+  const Tier& memory = choice.on_device ? tiers_.device : tiers_.host;
+  if (total(ChunkHome::memory_bytes(shape(chunk), moments_, choice)) >
+      memory.budget() - memory.used()) {
+    return false;
+  }
+  const int64_t disk = ChunkHome::disk_bytes(shape(chunk), moments_, choice);
+  return disk == 0 || disk <= tiers_.disk->tier().budget() - tiers_.disk->tier().used();
+}
+
+// State that nobody has written is zero, as it is in memory.
+void ChunkManager::clear_pages(ChunkHome& home) {
+  for (const ChunkList list : kStateLists) {
+    for (DiskPage& page : home.pages(list)) page_.clear(page);
+  }
+}
+
+void ChunkManager::move(int chunk, const HomeChoice& choice) {
+  if (pins(chunk) > 0) {
     throw Error(ErrorKind::kInternal, "chunk " + std::to_string(chunk) + " is pinned by " +
-                                          std::to_string(from.pins) + " users and cannot move");
+                                          std::to_string(pins(chunk)) + " users and cannot move");
   }
-  Buffer there = allocate(chunk, to_device);
-  const int64_t bytes = state_bytes(chunk);
-  if (to_device) {
-    transfers_.copy_to_device(there.data(), from.buffer.data(), bytes);
-  } else {
-    transfers_.copy_to_host(there.data(), from.buffer.data(), bytes);
+  ChunkHome& from = homes_[static_cast<size_t>(chunk)];
+  ChunkHome to(shape(chunk), chunk, moments_, choice, tiers_);
+  for (const ChunkList list : kStateLists) {
+    if (from.has(list)) copy_list(list, chunk, from, to);
   }
-  from.buffer = std::move(there);
-  from.on_device = to_device;
+  page_.flush();
+  from = std::move(to);
 }
 
-TensorView ChunkManager::whole(ChunkList list, int chunk) const {
-  HETMEM_ASSERT(list == ChunkList::kWeights ||
-                (shape(chunk).trained && static_cast<int>(list) <= moments_));
-  return list_view(home(chunk).state(), list, chunk);
-}
-
-TensorView ChunkManager::low(int chunk) const { return low_view(home(chunk).state(), chunk); }
-
-TensorView ChunkManager::twin(ChunkList list, int chunk) const {
-  HETMEM_ASSERT(static_cast<int>(list) <= moments_);
-  return list_view(home(chunk).twin(), list, chunk);
-}
-
-TensorView ChunkManager::twin_low(int chunk) const { return low_view(home(chunk).twin(), chunk); }
-
-TensorView ChunkManager::list_view(const Buffer& buffer, ChunkList list, int chunk) const {
-  const bool split = list == ChunkList::kWeights && shape(chunk).split;
-  return buffer.view(static_cast<int64_t>(list) * shape(chunk).list_bytes(),
-                     split ? DType::kBFloat16 : DType::kFloat32, Shape{shape(chunk).elements});
-}
-
-TensorView ChunkManager::low_view(const Buffer& buffer, int chunk) const {
-  HETMEM_ASSERT(shape(chunk).split);
-  return buffer.view(shape(chunk).weight_bytes(), DType::kInt16, Shape{shape(chunk).elements});
-}
-
-TensorView ChunkManager::waiting_gradient(int chunk) const {
-  HETMEM_ASSERT(!resident(chunk) && shape(chunk).trained);
-  return home(chunk).buffer.view((1 + moments_) * shape(chunk).list_bytes(), DType::kFloat32,
-                                 Shape{shape(chunk).elements});
+void ChunkManager::copy_list(ChunkList list, int chunk, ChunkHome& from, ChunkHome& to) {
+  const int64_t elements = shape(chunk).elements;
+  if (!from.on_disk(list) && from.memory(list).space == MemorySpace::kHost) {
+    return copy_in(to, list, 0, elements, from.memory(list).data);
+  }
+  if (!to.on_disk(list) && to.memory(list).space == MemorySpace::kHost) {
+    return copy_out(from, list, 0, elements, to.memory(list).data);
+  }
+  std::vector<float> block(static_cast<size_t>(kBlock));
+  for (int64_t first = 0; first < elements; first += kBlock) {
+    const int64_t count = std::min(kBlock, elements - first);
+    copy_out(from, list, first, count, block.data());
+    copy_in(to, list, first, count, block.data());
+  }
 }
 
 int64_t ChunkManager::state_bytes(int chunk) const {
@@ -186,39 +156,45 @@ void ChunkManager::before_change(int chunk, Stream& stream) {
 }
 
 ChunkPin ChunkManager::pin(int chunk) {
-  ++homes_[static_cast<size_t>(chunk)].pins;
+  ++pins_[static_cast<size_t>(chunk)];
   return {this, chunk};
 }
 
-void ChunkManager::copy_out(const TensorView& from, int64_t first, int64_t count, void* to) const {
-  const int64_t size = size_of(from.dtype);
-  const char* source = static_cast<const char*>(from.data) + first * size;
-  if (from.space == MemorySpace::kDevice) {
+void ChunkManager::copy_out(ChunkHome& from, ChunkList list, int64_t first, int64_t count,
+                            void* to) {
+  const int64_t size = size_of(from.dtype(list));
+  if (from.on_disk(list)) return page_.read(from.pages(list), size, first, count, to);
+  const TensorView view = from.memory(list);
+  const char* source = static_cast<const char*>(view.data) + first * size;
+  if (view.space == MemorySpace::kDevice) {
     transfers_.copy_to_host(to, source, count * size);
   } else {
     std::memcpy(to, source, static_cast<size_t>(count * size));
   }
 }
 
-void ChunkManager::copy_in(const TensorView& to, int64_t first, int64_t count, const void* from) {
-  const int64_t size = size_of(to.dtype);
-  char* destination = static_cast<char*>(to.data) + first * size;
-  if (to.space == MemorySpace::kDevice) {
+void ChunkManager::copy_in(ChunkHome& to, ChunkList list, int64_t first, int64_t count,
+                           const void* from) {
+  const int64_t size = size_of(to.dtype(list));
+  if (to.on_disk(list)) return page_.write(to.pages(list), size, first, count, from);
+  const TensorView view = to.memory(list);
+  char* destination = static_cast<char*>(view.data) + first * size;
+  if (view.space == MemorySpace::kDevice) {
     transfers_.copy_to_device(destination, from, count * size);
   } else {
     std::memcpy(destination, from, static_cast<size_t>(count * size));
   }
 }
 
-void ChunkManager::read_halves(int chunk, int64_t first, int64_t count, float* to) const {
+void ChunkManager::read_halves(ChunkHome& from, int64_t first, int64_t count, float* to) {
   std::vector<uint16_t> high(static_cast<size_t>(count));
   std::vector<int16_t> lower(static_cast<size_t>(count));
-  copy_out(whole(ChunkList::kWeights, chunk), first, count, high.data());
-  copy_out(low(chunk), first, count, lower.data());
+  copy_out(from, ChunkList::kWeights, first, count, high.data());
+  copy_out(from, ChunkList::kLow, first, count, lower.data());
   for (size_t i = 0; i < high.size(); ++i) to[i] = join_master(high[i], lower[i]);
 }
 
-void ChunkManager::write_halves(int chunk, int64_t first, int64_t count, const float* from) {
+void ChunkManager::write_halves(ChunkHome& to, int64_t first, int64_t count, const float* from) {
   std::vector<uint16_t> high;
   std::vector<int16_t> lower;
   for (int64_t i = 0; i < count; ++i) {
@@ -226,8 +202,8 @@ void ChunkManager::write_halves(int chunk, int64_t first, int64_t count, const f
     high.push_back(halves.hi);
     lower.push_back(halves.lo);
   }
-  copy_in(whole(ChunkList::kWeights, chunk), first, count, high.data());
-  copy_in(low(chunk), first, count, lower.data());
+  copy_in(to, ChunkList::kWeights, first, count, high.data());
+  copy_in(to, ChunkList::kLow, first, count, lower.data());
 }
 
 void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
@@ -235,23 +211,26 @@ void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
   for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {
     const ChunkPin pinned = pin(at.chunk);
     const ChunkPiece& piece = layout_.piece(at);
-    const TensorView from = whole(list, at.chunk);
-    const bool split = from.dtype == DType::kBFloat16;
+    ChunkHome& from = homes_[static_cast<size_t>(at.chunk)];
+    HETMEM_ASSERT(from.has(list));
+    const bool split = from.dtype(list) == DType::kBFloat16;
+    const bool plain = !split && !from.on_disk(list);
     for (int64_t first = 0; first < piece.elements; first += kBlock) {
       const int64_t count = std::min(kBlock, piece.elements - first);
-      if (!split && from.space == MemorySpace::kHost) {
-        sink(from.as<float>() + piece.offset + first, count);
+      if (plain && from.memory(list).space == MemorySpace::kHost) {
+        sink(from.memory(list).as<float>() + piece.offset + first, count);
         continue;
       }
       block.resize(static_cast<size_t>(kBlock));
       if (split) {
-        read_halves(at.chunk, piece.offset + first, count, block.data());
+        read_halves(from, piece.offset + first, count, block.data());
       } else {
-        copy_out(from, piece.offset + first, count, block.data());
+        copy_out(from, list, piece.offset + first, count, block.data());
       }
       sink(block.data(), count);
     }
   }
+  page_.flush();
 }
 
 void ChunkManager::write(ChunkList list, int tensor, const Source& source) {
@@ -261,24 +240,27 @@ void ChunkManager::write(ChunkList list, int tensor, const Source& source) {
   for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {
     const ChunkPin pinned = pin(at.chunk);
     const ChunkPiece& piece = layout_.piece(at);
-    const TensorView to = whole(list, at.chunk);
-    const bool split = to.dtype == DType::kBFloat16;
+    ChunkHome& to = homes_[static_cast<size_t>(at.chunk)];
+    HETMEM_ASSERT(to.has(list));
+    const bool split = to.dtype(list) == DType::kBFloat16;
+    const bool plain = !split && !to.on_disk(list);
     for (int64_t first = 0; first < piece.elements; first += kBlock) {
       const int64_t count = std::min(kBlock, piece.elements - first);
-      if (!split && to.space == MemorySpace::kHost) {
-        source(to.as<float>() + piece.offset + first, done, count);
+      if (plain && to.memory(list).space == MemorySpace::kHost) {
+        source(to.memory(list).as<float>() + piece.offset + first, done, count);
       } else {
         block.resize(static_cast<size_t>(kBlock));
         source(block.data(), done, count);
         if (split) {
-          write_halves(at.chunk, piece.offset + first, count, block.data());
+          write_halves(to, piece.offset + first, count, block.data());
         } else {
-          copy_in(to, piece.offset + first, count, block.data());
+          copy_in(to, list, piece.offset + first, count, block.data());
         }
       }
       done += count;
     }
   }
+  page_.flush();
 }
 
 }  // namespace hetmem

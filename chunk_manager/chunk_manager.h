@@ -1,15 +1,16 @@
 // ChunkManager: the chunks of a model and where each has its home. The home of a chunk holds its
 // weights (fp32, or split into bf16 and int16 where products read bf16) and optimizer state, and
-// (on the host) its gradients while they wait for the optimizer: on the device for chunks that
-// stay, else on the host. Streamed chunks have a copy of their weights on the device while the Plan
-// says so; what was not written is dropped, never copied back.
+// (where it is not on the device) its gradients while they wait for the optimizer: on the device
+// for chunks that stay, else on the host, or list by list on disk. Streamed chunks have a copy of
+// their weights on the device while the Plan says so; what was not written is dropped, never copied
+// back.
 //
 //   ChunkManager chunks(layout, /*moments=*/2, device, host, transfers);
 //   chunks.place(plan.resident);
 //   chunks.write(ChunkList::kWeights, tensor, [&](float* to, int64_t first, int64_t count) {...});
 //
-// A chunk at home on the host may have a twin: spare memory for its state, into which a step can
-// write while what it began with stays; flip() makes the twin the state.
+// A chunk that is all on the host may have a twin: spare memory for its state, into which a step
+// can write while what it began with stays; flip() makes the twin the state.
 //
 // A pinned chunk cannot move; several users may pin it. What moves or writes chunks waits for a
 // ChunkSnapshot that is being read. Not thread-safe: one thread at a time.
@@ -19,14 +20,14 @@
 #include <functional>
 #include <vector>
 
+#include "chunk_manager/chunk_home.h"
+#include "chunk_manager/open_page.h"
 #include "core/tensor_view.h"
 #include "device/tier.h"
 #include "offload/transfer_engine.h"
 #include "planner/chunk_layout.h"
 
 namespace hetmem {
-
-enum class ChunkList : uint8_t { kWeights, kFirstMoment, kSecondMoment };
 
 class ChunkManager;
 class ChunkSnapshot;
@@ -50,16 +51,18 @@ class ChunkPin {
 
 class ChunkManager {
  public:
-  // `moments`: fp32 tensors that the optimizer keeps for each trained one.
+  // `moments`: fp32 tensors that the optimizer keeps for each trained one. `disk` may be null.
   ChunkManager(const ChunkLayout& layout, int moments, Tier& device, Tier& host,
-               TransferEngine& transfers);
+               TransferEngine& transfers, DiskTier* disk = nullptr);
 
   // Gives every chunk its home: at first memory, later by moving chunks, one at a time, those that
-  // leave the device first. Throws Error: kDoesNotFit where a tier has no room, kInternal for a
-  // pinned chunk; every chunk is then whole where it was or where it goes. Chunks with a twin are
-  // those of `twins` (by chunk; empty: none).
-  void place(const std::vector<bool>& resident, const std::vector<bool>& twins = {});
-  bool resident(int chunk) const { return home(chunk).on_device; }
+  // leave a tier first. `places`, by chunk, are for those that are not resident (empty: the host);
+  // those of `twins` (by chunk; empty: none) have a twin. Throws Error: kDoesNotFit where a tier
+  // has no room, kStorage, kInternal for a pinned chunk; every chunk is then whole where it was or
+  // where it goes.
+  void place(const std::vector<bool>& resident, const std::vector<ChunkPlaces>& places = {},
+             const std::vector<bool>& twins = {});
+  bool resident(int chunk) const { return home(chunk).choice().on_device; }
   const std::vector<bool> residents() const;
 
   const ChunkLayout& layout() const { return layout_; }
@@ -67,17 +70,25 @@ class ChunkManager {
   // Weights, and moments of what is trained.
   int lists(int chunk) const { return shape(chunk).trained ? 1 + moments_ : 1; }
 
-  // A chunk's part of a list at its home, in the memory space of the home: fp32, but for weights
-  // that are split, of which these are the high halves, bf16, and low() the others, int16.
-  TensorView whole(ChunkList list, int chunk) const;
-  TensorView low(int chunk) const;
-  // Where the gradients of a streamed chunk wait on the host.
-  TensorView waiting_gradient(int chunk) const;
-  // As whole() and low(), of the twin of a chunk, which must have one.
-  TensorView twin(ChunkList list, int chunk) const;
-  TensorView twin_low(int chunk) const;
+  // A chunk's part of a list at its home, in the memory space of the home; it must be in memory.
+  // fp32, but for weights that are split: the high halves are bf16, kLow has the others, int16.
+  // kGradient is where the gradients of a chunk that does not stay wait.
+  TensorView whole(ChunkList list, int chunk) const { return home(chunk).memory(list); }
+  // The same in the twin of a chunk, which must have one.
+  TensorView twin(ChunkList list, int chunk) const { return home(chunk).twin(list); }
   // State and twin change places; nothing may be using either as what it was.
-  void flip(int chunk);
+  void flip(int chunk) { homes_[static_cast<size_t>(chunk)].flip(); }
+
+  bool has(ChunkList list, int chunk) const { return home(chunk).has(list); }
+  DType dtype(ChunkList list, int chunk) const { return home(chunk).dtype(list); }
+  bool on_disk(ChunkList list, int chunk) const { return home(chunk).on_disk(list); }
+  bool any_on_disk(int chunk) const { return home(chunk).choice().places.any_on_disk(); }
+  // Of a list that is on disk, in order; empty: it is in memory. Whoever enqueues a write counts
+  // the generation up.
+  std::vector<DiskPage>& pages(ChunkList list, int chunk) {
+    return homes_[static_cast<size_t>(chunk)].pages(list);
+  }
+  DiskTier* disk() const { return tiers_.disk; }
 
   int64_t state_bytes(int chunk) const;
   // To be called before work is enqueued that changes them: a snapshot that is being read may need
@@ -85,10 +96,10 @@ class ChunkManager {
   void before_change(int chunk, Stream& stream);
 
   ChunkPin pin(int chunk);
-  int pins(int chunk) const { return home(chunk).pins; }
+  int pins(int chunk) const { return pins_[static_cast<size_t>(chunk)]; }
 
   // Reads or writes a tensor in fp32, elements in order, wherever it is, in blocks of up to kBlock
-  // elements.
+  // elements. Nothing may be under way with its chunks.
   static constexpr int64_t kBlock = int64_t{1} << 20;
   using Sink = std::function<void(const float* data, int64_t count)>;
   using Source = std::function<void(float* destination, int64_t first, int64_t count)>;
@@ -98,37 +109,26 @@ class ChunkManager {
  private:
   friend class ChunkPin;
   friend class ChunkSnapshot;
-  struct Home {
-    Buffer buffer;
-    bool on_device = false;
-    int pins = 0;
-    Buffer spare;          // with the bytes of a state; empty: no twin
-    bool flipped = false;  // the state is in `spare`
-    const Buffer& state() const { return flipped ? spare : buffer; }
-    const Buffer& twin() const { return flipped ? buffer : spare; }
-  };
-  const Home& home(int chunk) const { return homes_[static_cast<size_t>(chunk)]; }
+  const ChunkHome& home(int chunk) const { return homes_[static_cast<size_t>(chunk)]; }
   const ChunkShape& shape(int chunk) const { return layout_.chunks[static_cast<size_t>(chunk)]; }
-  BytesByKind bytes_of(int chunk, bool on_device) const;
-  Buffer allocate(int chunk, bool on_device);
-  void move(int chunk, bool to_device);
+  void place_homes(const std::vector<HomeChoice>& choices);
+  bool has_room(int chunk, const HomeChoice& choice) const;
+  void clear_pages(ChunkHome& home);
+  void move(int chunk, const HomeChoice& choice);
+  void copy_list(ChunkList list, int chunk, ChunkHome& from, ChunkHome& to);
+  void copy_out(ChunkHome& from, ChunkList list, int64_t first, int64_t count, void* to);
+  void copy_in(ChunkHome& to, ChunkList list, int64_t first, int64_t count, const void* from);
   // The weights of a chunk that is split, in fp32.
-  void read_halves(int chunk, int64_t first, int64_t count, float* to) const;
-  void write_halves(int chunk, int64_t first, int64_t count, const float* from);
-  void place_homes(const std::vector<bool>& resident);
-  void drop_twin(int chunk);
-  void make_twin(int chunk);
-  TensorView list_view(const Buffer& buffer, ChunkList list, int chunk) const;
-  TensorView low_view(const Buffer& buffer, int chunk) const;
-  void copy_out(const TensorView& from, int64_t first, int64_t count, void* to) const;
-  void copy_in(const TensorView& to, int64_t first, int64_t count, const void* from);
+  void read_halves(ChunkHome& from, int64_t first, int64_t count, float* to);
+  void write_halves(ChunkHome& to, int64_t first, int64_t count, const float* from);
 
   const ChunkLayout& layout_;
   const int moments_;
-  Tier& device_;
-  Tier& host_;
+  const HomeTiers tiers_;
   TransferEngine& transfers_;
-  std::vector<Home> homes_;
+  std::vector<ChunkHome> homes_;
+  std::vector<int> pins_;
+  OpenPage page_;
   ChunkSnapshot* snapshot_ = nullptr;  // that is being read
 };
 

@@ -20,6 +20,7 @@ ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& t
     : chunks_(chunks),
       host_(host),
       block_(static_cast<size_t>(ChunkManager::kBlock)),
+      page_(chunks.disk()),
       reading_(transfers.make_stream("checkpoint")),
       sparing_(transfers.make_stream("spare copies")) {
   HETMEM_ASSERT(chunks.snapshot_ == nullptr);
@@ -27,10 +28,11 @@ ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& t
     const ChunkShape& shape = chunks.layout().chunks[static_cast<size_t>(c)];
     const int lists = chunks.lists(c);
     State& state = states_.emplace_back();
-    for (int list = 0; list < lists; ++list) {
-      state.lists.at(static_cast<size_t>(list)) = chunks.whole(static_cast<ChunkList>(list), c);
+    for (const ChunkList list : {ChunkList::kWeights, ChunkList::kLow, ChunkList::kFirstMoment,
+                                 ChunkList::kSecondMoment}) {
+      const bool in_memory = chunks.has(list, c) && !chunks.on_disk(list, c);
+      if (in_memory) state.lists.at(static_cast<size_t>(list)) = chunks.whole(list, c);
     }
-    if (shape.split) state.low = chunks.low(c);
     state.unread = lists * static_cast<int>(shape.pieces.size());
     unread_ += state.unread;
   }
@@ -46,18 +48,16 @@ void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& s
       const int64_t count = std::min(ChunkManager::kBlock, piece.elements - first);
       const bool last = first + count == piece.elements;
       const int64_t from = piece.offset + first;
-      State& state = states_[static_cast<size_t>(at.chunk)];
-      const TensorView& home = state.lists.at(static_cast<size_t>(list));
-      if (home.dtype == DType::kBFloat16) {
+      if (chunks_.dtype(list, at.chunk) == DType::kBFloat16) {
         high_.resize(block_.size());
         low_.resize(block_.size());
-        read_block(home, state, from, count, false, high_.data());
-        read_block(state.low, state, from, count, last, low_.data());
+        read_block(list, at.chunk, from, count, false, high_.data());
+        read_block(ChunkList::kLow, at.chunk, from, count, last, low_.data());
         for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
           block_[i] = join_master(high_[i], low_[i]);
         }
       } else {
-        read_block(home, state, from, count, last, block_.data());
+        read_block(list, at.chunk, from, count, last, block_.data());
       }
       sink(block_.data(), count);
     }
@@ -66,28 +66,33 @@ void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& s
 
 // From the spare copy where there is one; else from the home, which waits to be changed meanwhile.
 // The last block of a piece passes it in one go: nobody makes a spare copy that is not waited for.
-void ChunkSnapshot::read_block(const TensorView& list, State& state, int64_t first, int64_t count,
-                               bool last, void* to) {
-  const auto* base = static_cast<const char*>(state.lists.front().data);  // the first list
-  const auto offset = static_cast<const char*>(list.data) - base;
-  const char* source = static_cast<const char*>(list.data);
-  CopyDirection direction = direction_from(list.space == MemorySpace::kDevice);
+void ChunkSnapshot::read_block(ChunkList list, int chunk, int64_t first, int64_t count, bool last,
+                               void* to) {
+  State& state = states_[static_cast<size_t>(chunk)];
+  const TensorView& home = state.lists.at(static_cast<size_t>(list));
+  const auto* source = static_cast<const char*>(home.data);
+  CopyDirection direction = direction_from(home.space == MemorySpace::kDevice);
   bool from_spare = false;
   {
     const std::lock_guard lock(mutex_);
     if (not_copied_) throw Error(ErrorKind::kInternal, "a chunk could not be copied");
     from_spare = state.spare.has_value();
     if (from_spare) {
-      source = static_cast<const char*>(state.spare->data()) + offset;
+      const auto* base = static_cast<const char*>(state.lists.front().data);  // the first list
+      source = static_cast<const char*>(state.spare->data()) + (source - base);
       direction = CopyDirection::kWithin;
       reading_->wait(state.copied);
     } else {
       state.reading = true;
     }
   }
-  const int64_t size = size_of(list.dtype);
-  reading_->copy(to, source + first * size, count * size, direction);
-  reading_->synchronize();
+  const int64_t size = size_of(chunks_.dtype(list, chunk));
+  if (source == nullptr) {
+    page_.read(chunks_.pages(list, chunk), size, first, count, to);
+  } else {
+    reading_->copy(to, source + first * size, count * size, direction);
+    reading_->synchronize();
+  }
   if (from_spare) sparing_->check();  // what was waited for may have failed
   std::optional<Buffer> done;         // given back without the lock
   const std::lock_guard lock(mutex_);
@@ -128,6 +133,7 @@ void ChunkSnapshot::before_change(int chunk, Stream& stream) {
 }
 
 bool ChunkSnapshot::make_spare(int chunk, State& state, Stream& stream) {
+  if (chunks_.any_on_disk(chunk)) return false;
   const int64_t bytes = chunks_.state_bytes(chunk);
   try {
     state.spare.emplace(host_, bytes, MemoryKind::kStaging, MemorySpace::kHost);

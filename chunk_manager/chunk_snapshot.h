@@ -1,7 +1,8 @@
 // ChunkSnapshot: the weights and moments of all chunks as they are when it is made, for one reader
 // on a thread of its own while training goes on (copy on write). Nothing is copied beforehand. A
 // chunk that is about to change and that the reader has not passed is copied to spare host memory
-// where its tier has room; where it has none, the change waits until the reader has passed.
+// where its tier has room; where it has none, or parts of the chunk are on disk, the change waits
+// until the reader has passed.
 //
 //   auto snapshot = trainer.snapshot();                      // between two steps
 //   std::thread reader([&] { snapshot->read(ChunkList::kWeights, tensor, sink); ... });
@@ -48,21 +49,19 @@ class ChunkSnapshot {
   // For how long this thread has been blocked, and what was copied.
   double waited_seconds() const;
   int64_t spared_bytes() const;
-  // Chunks whose change waited for the reader because there was no room.
+  // Chunks whose change waited for the reader because there was no spare memory for them.
   int64_t chunks_without_room() const;
 
  private:
   struct State {
-    // Where it is: a twin may take its place meanwhile.
-    std::array<TensorView, 3> lists;  // by ChunkList
-    TensorView low;                   // of weights that are split
-    int unread = 0;                   // lists of its pieces
-    bool reading = false;             // a block of it is being copied from its home
+    // Where it is: a twin may take its place meanwhile. Empty: on disk, or there is none.
+    std::array<TensorView, kChunkLists> lists;  // by ChunkList
+    int unread = 0;                             // lists of its pieces
+    bool reading = false;                       // a block of it is being copied from its home
     std::optional<Buffer> spare;
     Event copied;  // the spare copy is made
   };
-  void read_block(const TensorView& list, State& state, int64_t first, int64_t count, bool last,
-                  void* to);
+  void read_block(ChunkList list, int chunk, int64_t first, int64_t count, bool last, void* to);
   bool make_spare(int chunk, State& state, Stream& stream);
   template <typename Condition>
   void wait_until(std::unique_lock<std::mutex>& lock, const Condition& condition);
@@ -73,6 +72,7 @@ class ChunkSnapshot {
   std::vector<float> block_;
   std::vector<uint16_t> high_;
   std::vector<int16_t> low_;
+  OpenPage page_;
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::vector<State> states_;

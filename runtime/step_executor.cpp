@@ -39,6 +39,18 @@ PieceState part_of(const PieceState& piece, int64_t first, int64_t count) {
   return part;
 }
 
+// Elements [first, first + count) of a chunk, of one tensor, in a page that holds them.
+PieceState part_of_page(const PageOfChunk& page, int tensor, int64_t first, int64_t count) {
+  PieceState whole;
+  whole.tensor = tensor;
+  whole.weight = page.weight;
+  whole.low = page.low;
+  whole.gradient = page.gradient;
+  whole.first_moment = page.first_moment;
+  whole.second_moment = page.second_moment;
+  return part_of(whole, first - page.first, count);
+}
+
 void copy_state(ThreadPool& pool, const PieceState& from, const PieceState& to) {
   constexpr int64_t kBytes = int64_t{1} << 18;  // of a task
   for (const auto list : kStateLists) {
@@ -218,15 +230,24 @@ StepExecutor::Command StepExecutor::bind_norm(int op, int chunk) const {
   return command;
 }
 
-StepExecutor::Copy StepExecutor::copy_of(const Action& action) const {
+// A residency and its home: whole through memory, or page by page from and to the disk.
+void StepExecutor::enqueue_copy(const Action& action, Stream& stream) {
   const Residency& residency = plan_.residencies[static_cast<size_t>(action.target)];
+  const bool fetch = action.kind == Action::Kind::kFetch;
+  const ChunkList list = fetch && residency.weights ? ChunkList::kWeights : ChunkList::kGradient;
   char* slot = static_cast<char*>(pool_.data()) + residency.offset;
-  if (action.kind == Action::Kind::kSend) {
-    return {chunks_.waiting_gradient(residency.chunk).data, slot, residency.bytes};
+  if (chunks_.on_disk(list, residency.chunk)) {
+    HETMEM_ASSERT(lanes_.pages != nullptr);
+    if (fetch) {
+      lanes_.pages->fetch(list, residency.chunk, slot, stream);
+    } else {
+      lanes_.pages->send(residency.chunk, slot, stream);
+    }
+    return;
   }
-  const TensorView from = residency.weights ? chunks_.whole(ChunkList::kWeights, residency.chunk)
-                                            : chunks_.waiting_gradient(residency.chunk);
-  return {slot, from.data, residency.bytes};
+  void* home = chunks_.whole(list, residency.chunk).data;
+  stream.copy(fetch ? slot : home, fetch ? home : slot, residency.bytes,
+              fetch ? CopyDirection::kToDevice : CopyDirection::kToHost);
 }
 
 std::vector<PieceState> StepExecutor::pieces_of(int chunk, StateOf which) const {
@@ -236,7 +257,7 @@ std::vector<PieceState> StepExecutor::pieces_of(int chunk, StateOf which) const 
   const TensorView gradient = on_device
                                   ? pool_view(residency_of(chunk, trace_.access.ops(), true).offset,
                                               DType::kFloat32, Shape{shape.elements})
-                                  : chunks_.waiting_gradient(chunk);
+                                  : chunks_.whole(ChunkList::kGradient, chunk);
   const bool twin = which == StateOf::kTwin;
   const auto list_of = [&](ChunkList list) {
     return twin ? chunks_.twin(list, chunk) : chunks_.whole(list, chunk);
@@ -246,9 +267,7 @@ std::vector<PieceState> StepExecutor::pieces_of(int chunk, StateOf which) const 
     PieceState state;
     state.tensor = piece.tensor;
     state.weight = part_of(list_of(ChunkList::kWeights), piece);
-    if (shape.split) {
-      state.low = part_of(twin ? chunks_.twin_low(chunk) : chunks_.low(chunk), piece);
-    }
+    if (shape.split) state.low = part_of(list_of(ChunkList::kLow), piece);
     state.gradient = part_of(gradient, piece);
     state.first_moment = part_of(list_of(ChunkList::kFirstMoment), piece);
     if (chunks_.moments() > 1) {
@@ -310,13 +329,9 @@ void StepExecutor::enqueue(int index, const PieceStep* step) {
       enqueue_op(action, command, stream);
       break;
     case Action::Kind::kFetch:
-    case Action::Kind::kSend: {
-      const bool fetch = action.kind == Action::Kind::kFetch;
-      const Copy copy = copy_of(action);
-      stream.copy(copy.destination, copy.source, copy.bytes,
-                  fetch ? CopyDirection::kToDevice : CopyDirection::kToHost);
+    case Action::Kind::kSend:
+      enqueue_copy(action, stream);
       break;
-    }
     case Action::Kind::kOutputs:
       stream.copy(staging, fixed + trace_.fixed.loss, trace_.access.output_bytes,
                   CopyDirection::kToHost);
@@ -336,9 +351,24 @@ void StepExecutor::enqueue(int index, const PieceStep* step) {
 void StepExecutor::enqueue_step(int chunk, Stream& stream, const PieceStep& step) {
   kill_point(FaultSite::kStepChunk);
   chunks_.before_change(chunk, stream);
+  if (chunks_.any_on_disk(chunk)) return enqueue_paged_step(chunk, stream, step);
   if (measure_) stream.start_timer();
   for (const PieceState& piece : pieces_of(chunk, StateOf::kHome)) step(stream, piece);
   if (measure_) stream.stop_timer(update_seconds_[static_cast<size_t>(chunk)]);
+}
+
+// What is timed is the work, not the wait for the disk before it.
+void StepExecutor::enqueue_paged_step(int chunk, Stream& stream, const PieceStep& step) {
+  const ChunkShape& shape = chunks_.layout().chunks[static_cast<size_t>(chunk)];
+  lanes_.pages->step(chunk, stream, [&](const PageOfChunk& page) {
+    if (measure_) stream.start_timer();
+    for (const ChunkPiece& piece : shape.pieces) {
+      const int64_t first = std::max(piece.offset, page.first);
+      const int64_t end = std::min(piece.offset + piece.elements, page.first + page.count);
+      if (first < end) step(stream, part_of_page(page, piece.tensor, first, end - first));
+    }
+    if (measure_) stream.stop_timer(page_seconds_.emplace_back(chunk, 0.0).second);
+  });
 }
 
 // The state is copied block by block, each of which is stepped while it is in the caches.
@@ -377,6 +407,12 @@ void StepExecutor::synchronize() {
   lanes_.compute.synchronize();
   lanes_.transfers.synchronize();
   lanes_.host.synchronize();
+  if (lanes_.pages != nullptr) lanes_.pages->synchronize();
+}
+
+void StepExecutor::check_host() {
+  lanes_.host.check();
+  if (lanes_.pages != nullptr) lanes_.pages->check();
 }
 
 void StepExecutor::run(std::span<const MicroBatch> batches, double loss_scale,
@@ -399,7 +435,7 @@ void StepExecutor::run(std::span<const MicroBatch> batches, double loss_scale,
     lanes_.compute.synchronize();
     lanes_.transfers.to_device().synchronize();
     lanes_.transfers.to_host().check();
-    lanes_.host.check();
+    check_host();
     if (!plan_.overlap) synchronize();
   } catch (...) {
     drain();
@@ -413,9 +449,7 @@ void StepExecutor::bring_first() {
   synchronize();
   early_.assign(early_.size(), -1);
   for (int i = plan_.next; i < static_cast<int>(plan_.actions.size()); ++i) {
-    const Copy copy = copy_of(plan_.actions[static_cast<size_t>(i)]);
-    lanes_.transfers.to_device().copy(copy.destination, copy.source, copy.bytes,
-                                      CopyDirection::kToDevice);
+    enqueue_copy(plan_.actions[static_cast<size_t>(i)], lanes_.transfers.to_device());
   }
   lanes_.transfers.to_device().synchronize();
 }
@@ -447,7 +481,7 @@ void StepExecutor::update(const PieceStep& step, bool measure, bool early_stands
     }
     lanes_.compute.synchronize();
     lanes_.transfers.to_host().synchronize();
-    lanes_.host.check();
+    check_host();
     if (!plan_.overlap || measure) synchronize();
   } catch (...) {
     drain();
@@ -455,18 +489,30 @@ void StepExecutor::update(const PieceStep& step, bool measure, bool early_stands
   }
   measure_ = false;
   warm_ = true;
+  if (!page_seconds_.empty()) sum_page_seconds();
+}
+
+void StepExecutor::sum_page_seconds() {
+  for (const auto& [chunk, seconds] : page_seconds_)
+    update_seconds_[static_cast<size_t>(chunk)] = 0;
+  for (const auto& [chunk, seconds] : page_seconds_) {
+    update_seconds_[static_cast<size_t>(chunk)] += seconds;
+  }
+  page_seconds_.clear();
 }
 
 void StepExecutor::drain() noexcept {
-  const std::array<Stream*, 4> lanes{&lanes_.compute, &lanes_.host, &lanes_.transfers.to_device(),
-                                     &lanes_.transfers.to_host()};
-  for (Stream* stream : lanes) {
+  const auto wait_for = [](auto& work) {
     try {
-      stream->synchronize();
-    } catch (...) {  // the first error is on its way to the caller
-      continue;
+      work.synchronize();
+    } catch (...) {  // NOLINT(bugprone-empty-catch): the first error is on its way to the caller
     }
-  }
+  };
+  wait_for(lanes_.compute);
+  wait_for(lanes_.host);
+  wait_for(lanes_.transfers.to_device());
+  wait_for(lanes_.transfers.to_host());
+  if (lanes_.pages != nullptr) wait_for(*lanes_.pages);
 }
 
 }  // namespace hetmem

@@ -11,11 +11,14 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "chunk_manager/chunk_manager.h"
+#include "chunk_manager/page_transfers.h"
 #include "device/stream.h"
 #include "device/tier.h"
 #include "graph/compile.h"
@@ -34,6 +37,7 @@ struct Lanes {
   Stream& compute;
   CpuStream& host;  // its work runs on host memory
   TransferEngine& transfers;
+  PageTransfers* pages = nullptr;  // where chunks are on disk
 };
 
 // One piece of a tensor with all that its optimizer step takes, in one memory space.
@@ -82,11 +86,6 @@ class StepExecutor {
   const std::vector<double>& update_seconds() const { return update_seconds_; }
 
  private:
-  struct Copy {
-    void* destination = nullptr;
-    const void* source = nullptr;
-    int64_t bytes = 0;
-  };
   struct Norm {
     TensorView gradient;
     TensorView sum;
@@ -104,7 +103,7 @@ class StepExecutor {
   void bind();
   Command bind_op(int op) const;
   Command bind_norm(int op, int chunk) const;
-  Copy copy_of(const Action& action) const;
+  void enqueue_copy(const Action& action, Stream& stream);
   std::vector<PieceState> pieces_of(int chunk, StateOf which) const;
   TensorView operand(int op, ValueId id, bool written) const;
   TensorView piece_view(int op, const PieceOf& piece, DType dtype, const Shape& shape,
@@ -114,6 +113,9 @@ class StepExecutor {
   void copy_inputs(std::span<const MicroBatch> batches);
   void enqueue(int action, const PieceStep* step);
   void enqueue_step(int chunk, Stream& stream, const PieceStep& step);
+  void enqueue_paged_step(int chunk, Stream& stream, const PieceStep& step);
+  void sum_page_seconds();
+  void check_host();
   void enqueue_early(int chunk, const PieceStep& step);
   bool take_early(int action, bool stands);
   void enqueue_op(const Action& action, Command& command, Stream& stream);
@@ -148,6 +150,7 @@ class StepExecutor {
   bool measure_ = false;
   std::vector<double> op_seconds_;
   std::vector<double> update_seconds_;
+  std::deque<std::pair<int, double>> page_seconds_;  // of chunks on disk, by page
 };
 
 }  // namespace hetmem

@@ -186,7 +186,7 @@ void Trainer::State::adopt(RunPlan next) {
 void Trainer::State::settle() {
   device.set_budget(std::max(budgets.device, device.used()));
   host.set_budget(std::max(budgets.host, host.used()));
-  chunks.place(plan.training.plan.resident, plan.training.plan.early);
+  chunks.place(plan.training.plan.resident, {}, plan.training.plan.early);
   device.set_budget(budgets.device);
   host.set_budget(budgets.host);
   try {

@@ -143,7 +143,7 @@ std::vector<float> gradients_of(const CompileOptions& options) {
   for (const std::vector<PieceOf>& pieces : layout.pieces) {
     for (const PieceOf& at : pieces) {
       const ChunkPiece& piece = layout.piece(at);
-      const float* data = chunks.waiting_gradient(at.chunk).as<float>() + piece.offset;
+      const float* data = chunks.whole(ChunkList::kGradient, at.chunk).as<float>() + piece.offset;
       result.insert(result.end(), data, data + piece.elements);
     }
   }

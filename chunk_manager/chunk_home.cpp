@@ -1,0 +1,172 @@
+#include "chunk_manager/chunk_home.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace hetmem {
+namespace {
+
+constexpr std::array kAllLists{ChunkList::kWeights, ChunkList::kLow, ChunkList::kFirstMoment,
+                               ChunkList::kSecondMoment, ChunkList::kGradient};
+
+const char* name_of(ChunkList list) {
+  switch (list) {
+    case ChunkList::kWeights:
+      return "weights";
+    case ChunkList::kFirstMoment:
+      return "first moment";
+    case ChunkList::kSecondMoment:
+      return "second moment";
+    case ChunkList::kLow:
+      return "low half of the weights";
+    case ChunkList::kGradient:
+      break;
+  }
+  return "gradient";
+}
+
+MemoryKind kind_of(ChunkList list) {
+  if (list == ChunkList::kWeights) return MemoryKind::kWeights;
+  return list == ChunkList::kGradient ? MemoryKind::kGradients : MemoryKind::kOptimizer;
+}
+
+// Whether a chunk has a list at such a home: gradients wait where the optimizer is not at once.
+bool has_list(const ChunkShape& shape, int moments, bool on_device, ChunkList list) {
+  switch (list) {
+    case ChunkList::kWeights:
+      return true;
+    case ChunkList::kLow:
+      return shape.split;
+    case ChunkList::kFirstMoment:
+      return shape.trained && moments > 0;
+    case ChunkList::kSecondMoment:
+      return shape.trained && moments > 1;
+    case ChunkList::kGradient:
+      break;
+  }
+  return shape.trained && moments > 0 && !on_device;
+}
+
+bool is_on_disk(const HomeChoice& choice, ChunkList list) {
+  if (choice.on_device) return false;
+  if (list == ChunkList::kWeights) return choice.places.weights_on_disk;
+  return list == ChunkList::kGradient ? choice.places.gradient_on_disk
+                                      : choice.places.optimizer_on_disk;
+}
+
+DType dtype_of(const ChunkShape& shape, ChunkList list) {
+  if (list == ChunkList::kLow) return DType::kInt16;
+  return list == ChunkList::kWeights && shape.split ? DType::kBFloat16 : DType::kFloat32;
+}
+
+int64_t list_bytes(const ChunkShape& shape, ChunkList list) {
+  return shape.elements * size_of(dtype_of(shape, list));
+}
+
+// Calls visit(list, its place on disk or not) for each list of a chunk.
+template <typename Visit>
+void for_each_list(const ChunkShape& shape, int moments, const HomeChoice& choice,
+                   const Visit& visit) {
+  for (const ChunkList list : kAllLists) {
+    if (has_list(shape, moments, choice.on_device, list)) visit(list, is_on_disk(choice, list));
+  }
+}
+
+}  // namespace
+
+BytesByKind ChunkHome::memory_bytes(const ChunkShape& shape, int moments,
+                                    const HomeChoice& choice) {
+  BytesByKind bytes{};
+  for_each_list(shape, moments, choice, [&](ChunkList list, bool on_disk) {
+    if (!on_disk) bytes[static_cast<size_t>(kind_of(list))] += list_bytes(shape, list);
+  });
+  return bytes;
+}
+
+int64_t ChunkHome::disk_bytes(const ChunkShape& shape, int moments, const HomeChoice& choice) {
+  int64_t bytes = 0;
+  for_each_list(shape, moments, choice, [&](ChunkList list, bool on_disk) {
+    for (int64_t first = 0; on_disk && first < shape.elements; first += kPageElements) {
+      const int64_t count = std::min(kPageElements, shape.elements - first);
+      bytes += DiskTier::stored_bytes(count * size_of(dtype_of(shape, list)));
+    }
+  });
+  return bytes;
+}
+
+ChunkHome::ChunkHome(const ChunkShape& shape, int chunk, int moments, const HomeChoice& choice,
+                     const HomeTiers& tiers)
+    : shape_(shape), choice_(choice) {
+  const BytesByKind bytes = memory_bytes(shape, moments, choice);
+  state_bytes_ = bytes;
+  state_bytes_[static_cast<size_t>(MemoryKind::kGradients)] = 0;
+  if (total(bytes) > 0) {
+    buffer_ = Buffer(choice.on_device ? tiers.device : tiers.host, bytes,
+                     choice.on_device ? MemorySpace::kDevice : MemorySpace::kHost);
+    buffer_.populate();
+  }
+  int64_t at = 0;
+  for_each_list(shape, moments, choice, [&](ChunkList list, bool on_disk) {
+    if (!on_disk) {
+      offsets_[static_cast<size_t>(list)] = at;
+      at += list_bytes(shape, list);
+      return;
+    }
+    HETMEM_ASSERT(tiers.disk != nullptr);
+    for (int64_t first = 0; first < shape.elements; first += kPageElements) {
+      DiskPage page;
+      page.first = first;
+      page.count = std::min(kPageElements, shape.elements - first);
+      page.slot = tiers.disk->allocate(std::to_string(chunk) + " (" + name_of(list) + ", page " +
+                                           std::to_string(first / kPageElements) + ")",
+                                       page.count * size_of(dtype_of(shape, list)), kind_of(list));
+      pages(list).push_back(std::move(page));
+    }
+  });
+}
+
+bool ChunkHome::has(ChunkList list) const {
+  return offsets_[static_cast<size_t>(list)] >= 0 || on_disk(list);
+}
+
+DType ChunkHome::dtype(ChunkList list) const { return dtype_of(shape_, list); }
+
+TensorView ChunkHome::memory(ChunkList list) const {
+  return view(flipped_ && list != ChunkList::kGradient ? spare_ : buffer_, list);
+}
+
+TensorView ChunkHome::twin(ChunkList list) const {
+  HETMEM_ASSERT(has_twin() && list != ChunkList::kGradient);
+  return view(flipped_ ? buffer_ : spare_, list);
+}
+
+TensorView ChunkHome::view(const Buffer& buffer, ChunkList list) const {
+  const int64_t offset = offsets_[static_cast<size_t>(list)];
+  HETMEM_ASSERT(offset >= 0);
+  return buffer.view(offset, dtype(list), Shape{shape_.elements});
+}
+
+void ChunkHome::make_twin(Tier& host) {
+  HETMEM_ASSERT(!choice_.on_device && !choice_.places.any_on_disk() && shape_.trained);
+  if (has_twin()) return;
+  spare_ = Buffer(host, state_bytes_, MemorySpace::kHost);
+  spare_.populate();
+}
+
+void ChunkHome::drop_twin() {
+  if (flipped_) {
+    HETMEM_ASSERT(spare_.data() != nullptr);
+    std::memcpy(buffer_.data(), spare_.data(), static_cast<size_t>(spare_.bytes()));
+  }
+  flipped_ = false;
+  spare_ = Buffer();
+}
+
+void ChunkHome::flip() {
+  HETMEM_ASSERT(has_twin());
+  flipped_ = !flipped_;
+}
+
+}  // namespace hetmem

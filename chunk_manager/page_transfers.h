@@ -1,0 +1,77 @@
+// PageTransfers: chunks that are on disk, page by page through a ring of staging pages on the host:
+// to the device, from it, and past the optimizer. What a page waits for (its own earlier
+// transfers, the user before it of a staging page) is enqueued with it, so that a caller orders
+// whole chunks only, by the streams that it gives. The disk reads ahead as far as the ring goes.
+//
+//   PageTransfers pages(chunks, host);
+//   pages.fetch(ChunkList::kWeights, chunk, slot_in_the_pool, to_device);
+//   pages.step(chunk, host_stream, [&](const PageOfChunk& page) { ... enqueue on host_stream });
+//   pages.synchronize();
+//
+// Enqueues and returns; errors surface at synchronize() and check(). Everything it is given
+// outlives it. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "chunk_manager/chunk_manager.h"
+#include "device/stream.h"
+#include "offload/disk_stream.h"
+
+namespace hetmem {
+
+// Elements [first, first + count) of a chunk with all that its optimizer step takes, on the host.
+struct PageOfChunk {
+  int64_t first = 0;
+  int64_t count = 0;
+  TensorView weight;
+  TensorView low;  // empty where weights are not split
+  TensorView gradient;
+  TensorView first_moment;
+  TensorView second_moment;  // empty where the optimizer keeps one
+};
+
+class PageTransfers {
+ public:
+  // Reserves the ring in `host`; the chunks have a disk. Throws Error (kDoesNotFit).
+  PageTransfers(ChunkManager& chunks, Tier& host);
+  static int64_t staging_bytes();
+
+  // Brings a list of a chunk to the device, on `to_device`.
+  void fetch(ChunkList list, int chunk, void* device, Stream& to_device);
+  // Takes a gradient to its pages, from device memory that is free again when `to_host` is done.
+  void send(int chunk, const void* device, Stream& to_host);
+  // Calls enqueue(page) for each page of a chunk some of whose lists are on disk, when what the
+  // page needs has been asked for; what the enqueued work on `host` changes is then written back.
+  void step(int chunk, Stream& host, const std::function<void(const PageOfChunk&)>& enqueue);
+
+  // Waits for the disk; rethrows its first error, of reads before writes.
+  void synchronize();
+  // Throws the first error so far, without waiting.
+  void check();
+  // What was asked of the disk so far, with what it keeps beside payloads.
+  int64_t read_bytes() const { return read_bytes_; }
+  int64_t written_bytes() const { return written_bytes_; }
+
+ private:
+  struct Staging {
+    char* data = nullptr;
+    Event free;  // its last user is done
+  };
+  Staging& next();
+  Staging& read(DiskPage& page);
+  void write(DiskPage& page, Staging& from, const Event& ready);
+
+  ChunkManager& chunks_;
+  Buffer memory_;
+  std::vector<Staging> ring_;
+  size_t next_ = 0;
+  int64_t read_bytes_ = 0;
+  int64_t written_bytes_ = 0;
+  DiskStream reads_;  // last: they work on what is above
+  DiskStream writes_;
+};
+
+}  // namespace hetmem

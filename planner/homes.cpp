@@ -1,0 +1,74 @@
+#include "planner/homes.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace hetmem {
+namespace {
+
+enum class Part : uint8_t { kWeights, kGradient, kOptimizer };
+
+struct Item {
+  size_t chunk = 0;
+  Part part = Part::kWeights;
+  int64_t bytes = 0;
+  double passes = 0;  // how often a step would move it between disk and memory
+};
+
+bool& on_disk(ChunkPlaces& home, Part part) {
+  switch (part) {
+    case Part::kWeights:
+      return home.weights_on_disk;
+    case Part::kGradient:
+      return home.gradient_on_disk;
+    case Part::kOptimizer:
+      break;
+  }
+  return home.optimizer_on_disk;
+}
+
+// Weights are brought for each use that is not held from the one before (two passes, forward and
+// backward, are the rule) and rewritten by the optimizer; a gradient leaves after each run and
+// comes back once more; optimizer state is read and written once.
+std::vector<Item> items_of(const AccessTrace& trace, const std::vector<bool>& resident) {
+  std::vector<Item> items;
+  for (size_t c = 0; c < trace.chunks.size(); ++c) {
+    const TraceChunk& chunk = trace.chunks[c];
+    if (resident[c]) continue;
+    const double written = chunk.trained() ? 2 : 0;
+    const auto reads = static_cast<double>(std::min<size_t>(2, chunk.reads.size()));
+    items.push_back({c, Part::kWeights, chunk.weight_bytes, reads + written});
+    if (chunk.optimizer_bytes > 0) {
+      items.push_back({c, Part::kOptimizer, chunk.optimizer_bytes, written});
+    }
+    if (chunk.trained()) {
+      const auto runs = static_cast<double>(std::max<size_t>(1, chunk.writes.size()));
+      items.push_back({c, Part::kGradient, chunk.gradient_bytes, 2 * runs});
+    }
+  }
+  return items;
+}
+
+}  // namespace
+
+Homes choose_homes(const AccessTrace& trace, const std::vector<bool>& resident, int64_t host,
+                   bool disk) {
+  HETMEM_ASSERT(resident.size() == trace.chunks.size());
+  Homes homes;
+  homes.chunks.resize(trace.chunks.size());
+  std::vector<Item> items = items_of(trace, resident);
+  std::stable_sort(items.begin(), items.end(),
+                   [](const Item& a, const Item& b) { return a.passes > b.passes; });
+  for (const Item& item : items) {
+    if (!disk || homes.host_bytes + item.bytes <= host) {
+      homes.host_bytes += item.bytes;
+    } else {
+      homes.disk_bytes += item.bytes;
+      on_disk(homes.chunks[item.chunk], item.part) = true;
+    }
+  }
+  return homes;
+}
+
+}  // namespace hetmem

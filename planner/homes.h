@@ -1,0 +1,34 @@
+// Where the parts of each chunk have their home, for one choice of chunks that stay on the device.
+// What stays is whole there. The host holds the parts of the others whose place on disk would cost
+// the most traffic for their bytes, as far as its budget goes; the rest is on disk. Part of
+// make_plan(). Pure.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "planner/access_trace.h"
+
+namespace hetmem {
+
+// Parts of a chunk that does not stay on the device and that are on disk instead of on the host.
+struct ChunkPlaces {
+  bool weights_on_disk = false;
+  bool gradient_on_disk = false;  // where it waits for the optimizer
+  bool optimizer_on_disk = false;
+  bool any_on_disk() const { return weights_on_disk || gradient_on_disk || optimizer_on_disk; }
+  bool operator==(const ChunkPlaces&) const = default;
+};
+
+struct Homes {
+  std::vector<ChunkPlaces> chunks;
+  int64_t host_bytes = 0;  // state and gradients; staging is not counted here
+  int64_t disk_bytes = 0;
+  bool any_on_disk() const { return disk_bytes > 0; }
+};
+
+// `host`: bytes that the host has for them. Without `disk` all is on the host, whatever its budget.
+Homes choose_homes(const AccessTrace& trace, const std::vector<bool>& resident, int64_t host,
+                   bool disk);
+
+}  // namespace hetmem
