@@ -1,6 +1,7 @@
 // plan, doctor and --version: what will happen and what is here.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -78,7 +79,9 @@ int plan_from_trace(const OptionValues& values, const PlanOutput& output) {
   const TrainConfig config = resolve_options(train_options(), values);
   TierBudgets budgets = record.budgets;
   if (config.device_memory != kAutoBytes) budgets.device = config.device_memory;
-  if (config.host_memory != kAutoBytes) budgets.host = config.host_memory;
+  if (config.host_memory != kAutoBytes) {
+    budgets.host = std::max(config.host_memory, budgets.disk > 0 ? budgets.staging : 0);
+  }
   return print_plan(report_of(plan_trace(record, budgets), record.figures, record.rates),
                     output.json);
 }

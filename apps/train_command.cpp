@@ -84,13 +84,16 @@ void print_tier(const char* name, const TierPlan& plan, const TierUse& use) {
   }
   fmt::print("  {:<26}{:>14}{:>14}\n", "  peak", format_byte_size(plan.peak),
              format_byte_size(use.peak));
-  fmt::print("  {:<26}{:>14}{:>14}\n", "  pages touched", "", format_byte_size(use.touched));
+  if (use.touched > 0) {
+    fmt::print("  {:<26}{:>14}{:>14}\n", "  pages touched", "", format_byte_size(use.touched));
+  }
   fmt::print("  {:<26}{:>14}\n", "  budget", format_byte_size(use.budget));
 }
 
 void print_memory(const RunResult& result) {
   print_tier("device", result.plan.device, result.device);
   print_tier("host", result.plan.host, result.host);
+  print_tier("disk", result.plan.disk, result.disk);
   fmt::print("\n  {:<26}{:>14}{:>14}\n", "process, resident", "",
              format_byte_size(peak_resident_bytes()));
 }

@@ -124,10 +124,15 @@ void ChunkManager::move(int chunk, const HomeChoice& choice) {
   }
   ChunkHome& from = homes_[static_cast<size_t>(chunk)];
   ChunkHome to(shape(chunk), chunk, moments_, choice, tiers_);
-  for (const ChunkList list : kStateLists) {
-    if (from.has(list)) copy_list(list, chunk, from, to);
+  try {
+    for (const ChunkList list : kStateLists) {
+      if (from.has(list)) copy_list(list, chunk, from, to);
+    }
+    page_.flush();
+  } catch (...) {
+    page_.discard();  // it may be of the home that goes away
+    throw;
   }
-  page_.flush();
   from = std::move(to);
 }
 

@@ -58,8 +58,8 @@ class ChunkManager {
   // Gives every chunk its home: at first memory, later by moving chunks, one at a time, those that
   // leave a tier first. `places`, by chunk, are for those that are not resident (empty: the host);
   // those of `twins` (by chunk; empty: none) have a twin. Throws Error: kDoesNotFit where a tier
-  // has no room, kStorage, kInternal for a pinned chunk; every chunk is then whole where it was or
-  // where it goes.
+  // has no room, kStorage, kCorrupt, kInternal for a pinned chunk; every chunk is then whole where
+  // it was or where it goes.
   void place(const std::vector<bool>& resident, const std::vector<ChunkPlaces>& places = {},
              const std::vector<bool>& twins = {});
   bool resident(int chunk) const { return home(chunk).choice().on_device; }

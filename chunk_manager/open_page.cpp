@@ -32,13 +32,14 @@ std::byte* OpenPage::open(DiskPage& page) {
       disk_->read(page.slot, data_.data(), page.generation).wait();
     }
     page_ = &page;
+    changed_ = false;
   }
   return data_.data();
 }
 
 void OpenPage::flush() {
   DiskPage* page = std::exchange(page_, nullptr);
-  if (page == nullptr || !std::exchange(changed_, false)) return;
+  if (page == nullptr || !changed_) return;
   disk_->write(page->slot, data_.data(), ++page->generation).wait();
 }
 

@@ -16,7 +16,7 @@ class OpenPage {
   explicit OpenPage(DiskTier* disk) : disk_(disk) {}
 
   // Elements [first, first + count) of a list that is on disk; what was never written is zero.
-  // Throws Error (kStorage) naming the chunk.
+  // Throws Error (kStorage, kCorrupt) naming the chunk.
   void read(std::vector<DiskPage>& pages, int64_t element_bytes, int64_t first, int64_t count,
             void* to);
   void write(std::vector<DiskPage>& pages, int64_t element_bytes, int64_t first, int64_t count,
@@ -25,6 +25,8 @@ class OpenPage {
   void clear(DiskPage& page);
   // To be called before anyone else uses the page.
   void flush();
+  // Forgets a page that is gone, or whose contents are worth nothing any more.
+  void discard() { page_ = nullptr; }
 
  private:
   std::byte* open(DiskPage& page);

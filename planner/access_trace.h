@@ -31,6 +31,10 @@ struct TraceChunk {
   int64_t weight_bytes = 0;
   int64_t gradient_bytes = 0;   // 0: frozen
   int64_t optimizer_bytes = 0;  // m and v, and the low half of split weights
+  // What each of these takes on a disk beside its bytes, which passes with them.
+  int64_t weight_trailers = 0;
+  int64_t gradient_trailers = 0;
+  int64_t optimizer_trailers = 0;
   // Ops that read the weights; the runs of ops between whose ends the gradient is made or added to:
   // the first run begins it, the next ones (of later micro-batches, or of a tied weight's other
   // use) go on with it, and after the last it is complete.
@@ -63,10 +67,12 @@ struct AccessTrace {
   int ops() const { return static_cast<int>(op_seconds.size()); }
 };
 
-// Bytes a second of the copies between device and host.
+// Bytes a second of the copies between device and host, and between host and disk.
 struct CopyRates {
   double to_device = 0;
   double to_host = 0;
+  double disk_read = 0;
+  double disk_write = 0;
 };
 
 }  // namespace hetmem

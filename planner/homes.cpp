@@ -55,20 +55,58 @@ std::vector<Item> items_of(const AccessTrace& trace, const std::vector<bool>& re
 Homes choose_homes(const AccessTrace& trace, const std::vector<bool>& resident, int64_t host,
                    bool disk) {
   HETMEM_ASSERT(resident.size() == trace.chunks.size());
-  Homes homes;
-  homes.chunks.resize(trace.chunks.size());
   std::vector<Item> items = items_of(trace, resident);
   std::stable_sort(items.begin(), items.end(),
                    [](const Item& a, const Item& b) { return a.passes > b.passes; });
+  std::vector<ChunkPlaces> places(trace.chunks.size());
   for (const Item& item : items) {
-    if (!disk || homes.host_bytes + item.bytes <= host) {
-      homes.host_bytes += item.bytes;
+    if (!disk) break;
+    if (item.bytes <= host) {
+      host -= item.bytes;
     } else {
-      homes.disk_bytes += item.bytes;
-      on_disk(homes.chunks[item.chunk], item.part) = true;
+      on_disk(places[item.chunk], item.part) = true;
     }
   }
+  return homes_at(trace, resident, places);
+}
+
+Homes homes_at(const AccessTrace& trace, const std::vector<bool>& resident,
+               const std::vector<ChunkPlaces>& places) {
+  Homes homes;
+  homes.chunks = places;
+  homes.chunks.resize(trace.chunks.size());
+  for (size_t c = 0; c < trace.chunks.size(); ++c) {
+    const TraceChunk& chunk = trace.chunks[c];
+    const ChunkPlaces& at = homes.chunks[c];
+    if (resident[c]) continue;
+    const auto add = [&](bool disk, int64_t bytes, int64_t trailers) {
+      (disk ? homes.disk_bytes : homes.host_bytes) += disk ? bytes + trailers : bytes;
+    };
+    add(at.weights_on_disk, chunk.weight_bytes, chunk.weight_trailers);
+    add(at.optimizer_on_disk, chunk.optimizer_bytes, chunk.optimizer_trailers);
+    add(at.gradient_on_disk, chunk.gradient_bytes, chunk.gradient_trailers);
+  }
   return homes;
+}
+
+DiskUse fetch_use(const TraceChunk& chunk, const ChunkPlaces& places, bool weights) {
+  if (weights && places.weights_on_disk) return {chunk.weight_bytes + chunk.weight_trailers, 0};
+  if (weights || !places.gradient_on_disk) return {};
+  return {chunk.gradient_bytes + chunk.gradient_trailers, 0};
+}
+
+DiskUse send_use(const TraceChunk& chunk, const ChunkPlaces& places) {
+  if (!places.gradient_on_disk) return {};
+  return {0, chunk.gradient_bytes + chunk.gradient_trailers};
+}
+
+DiskUse step_use(const TraceChunk& chunk, const ChunkPlaces& places) {
+  DiskUse use;
+  if (places.weights_on_disk) use.read += chunk.weight_bytes + chunk.weight_trailers;
+  if (places.optimizer_on_disk) use.read += chunk.optimizer_bytes + chunk.optimizer_trailers;
+  use.written = use.read;
+  if (places.gradient_on_disk) use.read += chunk.gradient_bytes + chunk.gradient_trailers;
+  return use;
 }
 
 }  // namespace hetmem

@@ -1,7 +1,7 @@
 // Where the parts of each chunk have their home, for one choice of chunks that stay on the device.
 // What stays is whole there. The host holds the parts of the others whose place on disk would cost
-// the most traffic for their bytes, as far as its budget goes; the rest is on disk. Part of
-// make_plan(). Pure.
+// the most traffic for their bytes, as far as its budget goes: weights first, then optimizer state
+// and gradients. The rest is on disk. Part of make_plan(). Pure.
 #pragma once
 
 #include <cstdint>
@@ -23,12 +23,27 @@ struct ChunkPlaces {
 struct Homes {
   std::vector<ChunkPlaces> chunks;
   int64_t host_bytes = 0;  // state and gradients; staging is not counted here
-  int64_t disk_bytes = 0;
+  int64_t disk_bytes = 0;  // with trailers
   bool any_on_disk() const { return disk_bytes > 0; }
 };
 
 // `host`: bytes that the host has for them. Without `disk` all is on the host, whatever its budget.
 Homes choose_homes(const AccessTrace& trace, const std::vector<bool>& resident, int64_t host,
                    bool disk);
+
+// What is where with places that are given (by chunk; empty: all on the host).
+Homes homes_at(const AccessTrace& trace, const std::vector<bool>& resident,
+               const std::vector<ChunkPlaces>& places);
+
+// What passes between host and disk.
+struct DiskUse {
+  int64_t read = 0;
+  int64_t written = 0;
+};
+// While weights are brought to the device, or a gradient is; while a gradient leaves it; while the
+// host steps a chunk.
+DiskUse fetch_use(const TraceChunk& chunk, const ChunkPlaces& places, bool weights);
+DiskUse send_use(const TraceChunk& chunk, const ChunkPlaces& places);
+DiskUse step_use(const TraceChunk& chunk, const ChunkPlaces& places);
 
 }  // namespace hetmem

@@ -15,7 +15,9 @@ std::vector<bool> allowed_early(const AccessTrace& trace, const HostTimes& times
                                 const Plan& plan) {
   std::vector<size_t> latest;
   for (size_t c = 0; c < trace.chunks.size(); ++c) {
-    if (on_host(trace, plan, c) && times.arrival[c] < times.norm) latest.push_back(c);
+    // What is on disk is written over where it is: it has no spare place.
+    const bool on_disk = !plan.places.empty() && plan.places[c].any_on_disk();
+    if (on_host(trace, plan, c) && !on_disk && times.arrival[c] < times.norm) latest.push_back(c);
   }
   std::stable_sort(latest.begin(), latest.end(),
                    [&](size_t a, size_t b) { return times.arrival[a] > times.arrival[b]; });

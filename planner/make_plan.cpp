@@ -46,6 +46,13 @@ constexpr int kMostImprovingTries = 1000;
 constexpr double kGrowingWork = 2e7;
 constexpr double kMostGrown = 40;
 
+int64_t staging_of(const TierBudgets& budgets) { return budgets.disk > 0 ? budgets.staging : 0; }
+
+// What the host has for chunks.
+int64_t room_of_host(const TierBudgets& budgets) {
+  return std::max<int64_t>(0, budgets.host - staging_of(budgets));
+}
+
 // Small chunks that are needed all the time stay first, then those of the first ops: their
 // gradients come last and their weights are needed first.
 std::vector<size_t> order_of_staying(const AccessTrace& trace) {
@@ -80,7 +87,7 @@ class Search {
   Plan run() {
     const int count = static_cast<int>(order_.size());
     int fewest = 0;
-    while (fewest < count && host_bytes(trace_, first(fewest)) > budgets_.host) ++fewest;
+    while (fewest < count && !has_room(trace_, first(fewest), budgets_)) ++fewest;
     if (options_.resident != nullptr) fewest = 0;
     Plan smallest = placed({first(fewest), kOnDemand, 0, {}}, 0);  // whatever the budget is
     finish(smallest);
@@ -277,14 +284,23 @@ class Search {
 
   // Whether the host holds what does not stay, and the device may hold what does.
   bool allowed(const std::vector<bool>& resident) const {
-    return host_bytes(trace_, resident) <= budgets_.host &&
+    return has_room(trace_, resident, budgets_) &&
            resident_bytes(trace_, resident) <= options_.resident_limit && pool_limit(resident) >= 0;
+  }
+
+  // Where the host has no room for what does not stay; empty: it has.
+  std::vector<ChunkPlaces> places_of(const std::vector<bool>& resident) const {
+    if (options_.places != nullptr) return *options_.places;
+    const int64_t host = room_of_host(budgets_);
+    if (budgets_.disk == 0 || host_bytes(trace_, resident) <= host) return {};
+    return choose_homes(trace_, resident, host, true).chunks;
   }
 
   // Stays without offsets; pool_bytes is what is alive at most.
   Plan draft(const StayChoice& choice) const {
     Plan plan;
     plan.resident = choice.resident;
+    plan.places = places_of(choice.resident);
     Stays stays = planner::choose_stays(trace_, rates_, choice);
     plan.residencies = std::move(stays.residencies);
     plan.pool_bytes = stays.most_alive;
@@ -376,7 +392,8 @@ class Search {
   }
 
   int64_t spare(const Plan& plan) const {
-    return options_.early ? budgets_.host - host_bytes(trace_, plan.resident) : 0;
+    if (!options_.early) return 0;
+    return room_of_host(budgets_) - homes_at(trace_, plan.resident, plan.places).host_bytes;
   }
 
   void order_host_steps(Plan& plan) const {
@@ -433,11 +450,13 @@ class Search {
     const auto busy = [&](Lane lane) { return simulation.busy[static_cast<size_t>(lane)]; };
     const double compute = trace_.host_shares_compute ? busy(Lane::kCompute) + busy(Lane::kHost)
                                                       : busy(Lane::kCompute);
-    const std::array<std::pair<double, const char*>, 4> bounds{
+    const std::array<std::pair<double, const char*>, 6> bounds{
         {{compute, "compute"},
          {busy(Lane::kToDevice), "copies to the device"},
          {busy(Lane::kToHost), "copies to the host"},
-         {busy(Lane::kHost), "the optimizer on the host"}}};
+         {busy(Lane::kHost), "the optimizer on the host"},
+         {busy(Lane::kDiskRead), "reads of the disk"},
+         {busy(Lane::kDiskWrite), "writes to the disk"}}};
     const auto most =
         std::max_element(bounds.begin(), bounds.end(),
                          [](const auto& a, const auto& b) { return a.first < b.first; });
@@ -476,25 +495,38 @@ class Search {
   void fill_tiers(Plan& plan) const {
     plan.device.budget = budgets_.device;
     plan.host.budget = budgets_.host;
+    plan.disk.budget = budgets_.disk;
     plan.pool_by_kind = pool_by_kind(plan);
     plan.device.by_kind = plan.pool_by_kind;
     plan.host.by_kind = {};
+    plan.disk.by_kind = {};
     const auto add = [](BytesByKind& bytes, MemoryKind kind, int64_t more) {
       bytes[static_cast<size_t>(kind)] += more;
     };
     add(plan.device.by_kind, MemoryKind::kStaging, trace_.fixed_bytes);
+    add(plan.host.by_kind, MemoryKind::kStaging, staging_of(budgets_));
     for (size_t c = 0; c < trace_.chunks.size(); ++c) {
       const TraceChunk& chunk = trace_.chunks[c];
-      BytesByKind& bytes = plan.resident[c] ? plan.device.by_kind : plan.host.by_kind;
-      add(bytes, MemoryKind::kWeights, chunk.weight_bytes);
-      add(bytes, MemoryKind::kOptimizer, chunk.optimizer_bytes);
-      if (!plan.resident[c]) add(bytes, MemoryKind::kGradients, chunk.gradient_bytes);
+      BytesByKind& memory = plan.resident[c] ? plan.device.by_kind : plan.host.by_kind;
+      const ChunkPlaces at =
+          plan.resident[c] || plan.places.empty() ? ChunkPlaces{} : plan.places[c];
+      const auto add_part = [&](bool disk, MemoryKind kind, int64_t part, int64_t trailers) {
+        add(disk ? plan.disk.by_kind : memory, kind, disk ? part + trailers : part);
+      };
+      add_part(at.weights_on_disk, MemoryKind::kWeights, chunk.weight_bytes, chunk.weight_trailers);
+      add_part(at.optimizer_on_disk, MemoryKind::kOptimizer, chunk.optimizer_bytes,
+               chunk.optimizer_trailers);
+      if (!plan.resident[c]) {
+        add_part(at.gradient_on_disk, MemoryKind::kGradients, chunk.gradient_bytes,
+                 chunk.gradient_trailers);
+      }
       if (plan.early.empty() || !plan.early[c]) continue;
-      add(bytes, MemoryKind::kWeights, chunk.weight_bytes);
-      add(bytes, MemoryKind::kOptimizer, chunk.optimizer_bytes);
+      add(memory, MemoryKind::kWeights, chunk.weight_bytes);
+      add(memory, MemoryKind::kOptimizer, chunk.optimizer_bytes);
     }
     plan.device.peak = total(plan.device.by_kind);
     plan.host.peak = total(plan.host.by_kind);
+    plan.disk.peak = total(plan.disk.by_kind);
   }
 
   const AccessTrace& trace_;
@@ -524,6 +556,28 @@ int64_t host_bytes(const AccessTrace& trace, const std::vector<bool>& resident) 
   return sum;
 }
 
+bool has_room(const AccessTrace& trace, const std::vector<bool>& resident,
+              const TierBudgets& budgets) {
+  const int64_t host = room_of_host(budgets);
+  if (host_bytes(trace, resident) <= host) return true;
+  if (budgets.disk == 0) return false;
+  const Homes homes = choose_homes(trace, resident, host, true);
+  return homes.host_bytes <= host && homes.disk_bytes <= budgets.disk - budgets.disk_margin;
+}
+
+DiskUse disk_use(const AccessTrace& trace, const Plan& plan, const Action& action) {
+  if (plan.places.empty()) return {};
+  const auto target = static_cast<size_t>(action.target);
+  const bool copy = action.kind == Action::Kind::kFetch || action.kind == Action::Kind::kSend;
+  if (!copy && action.kind != Action::Kind::kHostStep) return {};
+  const auto chunk = copy ? static_cast<size_t>(plan.residencies[target].chunk) : target;
+  const TraceChunk& of = trace.chunks[chunk];
+  const ChunkPlaces& places = plan.places[chunk];
+  if (action.kind == Action::Kind::kHostStep) return step_use(of, places);
+  if (action.kind == Action::Kind::kSend) return send_use(of, places);
+  return fetch_use(of, places, plan.residencies[target].weights);
+}
+
 int64_t spare_bytes(const AccessTrace& trace, const std::vector<bool>& early) {
   int64_t sum = 0;
   for (size_t c = 0; c < early.size(); ++c) {
@@ -533,8 +587,8 @@ int64_t spare_bytes(const AccessTrace& trace, const std::vector<bool>& early) {
 }
 
 bool same_actions(const Plan& a, const Plan& b) {
-  return a.group == b.group && a.resident == b.resident && a.overlap == b.overlap &&
-         a.early == b.early && a.residencies == b.residencies &&
+  return a.group == b.group && a.resident == b.resident && a.places == b.places &&
+         a.overlap == b.overlap && a.early == b.early && a.residencies == b.residencies &&
          a.buffer_offsets == b.buffer_offsets && a.pool_bytes == b.pool_bytes &&
          a.actions == b.actions && a.update == b.update && a.next == b.next;
 }

@@ -4,7 +4,8 @@
 // The device holds the whole state of the chunks that stay (`resident`), and a pool in which
 // everything else has a planned place for a planned time: activations, temporaries, workspace,
 // streamed weights, gradients. The host holds the state of the chunks that do not stay, and their
-// gradients from the backward pass to the optimizer.
+// gradients from the backward pass to the optimizer; what it is too small for is on disk, list by
+// list, and passes through staging memory of the host.
 //
 // With `overlap` the host's optimizer steps go on beside the device: those of `early` chunks begin
 // when the gradient has arrived, before the norm is known, and write to spare memory on the host;
@@ -20,13 +21,17 @@
 
 #include "core/memory_kind.h"
 #include "planner/access_trace.h"
+#include "planner/homes.h"
 
 namespace hetmem {
 
 struct TierBudgets {
   int64_t device = 0;
   int64_t host = 0;
-  int64_t shared = 0;  // > 0: of so much memory the host has what the device leaves
+  int64_t shared = 0;       // > 0: of so much memory the host has what the device leaves
+  int64_t disk = 0;         // 0: there is none
+  int64_t disk_margin = 0;  // of it: what may be left over
+  int64_t staging = 0;      // of the host's memory: what passes to and from the disk
 };
 
 // The stay of a chunk's weights, its gradient, or both one after the other, in the pool.
@@ -45,8 +50,9 @@ struct Residency {
   bool operator==(const Residency&) const = default;
 };
 
-enum class Lane : uint8_t { kCompute, kToDevice, kToHost, kHost };
-constexpr int kLanes = 4;
+// An action is on one of the first four; one whose chunk is on disk is on those of the disk, too.
+enum class Lane : uint8_t { kCompute, kToDevice, kToHost, kHost, kDiskRead, kDiskWrite };
+constexpr int kLanes = 6;
 
 struct Action {
   enum class Kind : uint8_t {
@@ -76,13 +82,16 @@ struct TierPlan {
 struct Traffic {
   int64_t to_device = 0;
   int64_t to_host = 0;
+  int64_t disk_read = 0;
+  int64_t disk_write = 0;
   bool operator==(const Traffic&) const = default;
 };
 
 struct Plan {
   bool fits = false;
   int64_t group = 1;
-  std::vector<bool> resident;  // by chunk
+  std::vector<bool> resident;       // by chunk
+  std::vector<ChunkPlaces> places;  // by chunk; empty: nothing is on disk
   bool overlap = false;
   std::vector<bool> early;      // by chunk; empty: none
   std::vector<int> host_order;  // the chunks that the host steps; empty: in the order of use
@@ -101,6 +110,7 @@ struct Plan {
 
   TierPlan device;
   TierPlan host;
+  TierPlan disk;
   Traffic traffic;
   double step_seconds = 0;     // from the start of a step to that of the next
   double exposed_seconds = 0;  // what compute waits for copies
@@ -117,6 +127,7 @@ struct PlanOptions {
   bool prefetch = true;  // false: a chunk is brought when its op is next
   // By chunk: which stay on the device, given (for evaluation beside a training plan).
   const std::vector<bool>* resident = nullptr;
+  const std::vector<ChunkPlaces>* places = nullptr;  // with `resident`: where the others are
   // At most so many bytes of state stay on the device.
   int64_t resident_limit = std::numeric_limits<int64_t>::max();
   bool overlap = true;  // false: a step ends when all of its optimizer is done
@@ -128,9 +139,14 @@ struct PlanOptions {
 Plan make_plan(const AccessTrace& trace, const TierBudgets& budgets, const CopyRates& rates,
                const PlanOptions& options = {});
 
-// What is counted where, for any choice of chunks that stay.
+// What is counted where, for any choice of chunks that stay; on the host, where nothing is on disk.
 int64_t resident_bytes(const AccessTrace& trace, const std::vector<bool>& resident);
 int64_t host_bytes(const AccessTrace& trace, const std::vector<bool>& resident);
+// Whether host and disk have room for what does not stay.
+bool has_room(const AccessTrace& trace, const std::vector<bool>& resident,
+              const TierBudgets& budgets);
+// What an action moves between host and disk.
+DiskUse disk_use(const AccessTrace& trace, const Plan& plan, const Action& action);
 // What the host holds beside that for chunks that are stepped early.
 int64_t spare_bytes(const AccessTrace& trace, const std::vector<bool>& early);
 

@@ -13,6 +13,8 @@ constexpr size_t kCompute = static_cast<size_t>(Lane::kCompute);
 constexpr size_t kToDevice = static_cast<size_t>(Lane::kToDevice);
 constexpr size_t kToHost = static_cast<size_t>(Lane::kToHost);
 constexpr size_t kHost = static_cast<size_t>(Lane::kHost);
+constexpr size_t kDiskRead = static_cast<size_t>(Lane::kDiskRead);
+constexpr size_t kDiskWrite = static_cast<size_t>(Lane::kDiskWrite);
 
 double copy_seconds(int64_t bytes, double rate) {
   return rate > 0 ? static_cast<double>(bytes) / rate : 0.0;
@@ -57,13 +59,28 @@ class Clock {
   void add(size_t i) {
     const Action& action = plan_.actions[i];
     lanes_[static_cast<size_t>(action.lane)].actions.push_back(static_cast<int>(i));
+    seconds_.push_back(seconds_of(action));
+    result_.busy[static_cast<size_t>(action.lane)] += seconds_.back();
+    const DiskUse use = disk_use(trace_, plan_, action);
+    result_.traffic.disk_read += use.read;
+    result_.traffic.disk_write += use.written;
+    on_disk_.push_back({});
+    add_disk(i, kDiskRead, use.read, rates_.disk_read);
+    add_disk(i, kDiskWrite, use.written, rates_.disk_write);
     if (action.kind == Action::Kind::kOutputs) outputs_ = static_cast<int>(i);
     if (action.kind == Action::Kind::kEarlyStep) {
       early_of_[static_cast<size_t>(action.target)] = static_cast<int>(i);
     }
-    seconds_.push_back(seconds_of(action));
-    result_.busy[static_cast<size_t>(action.lane)] += seconds_.back();
     if (static_cast<int>(i) < plan_.update) ++before_update_;
+  }
+
+  void add_disk(size_t i, size_t lane, int64_t bytes, double rate) {
+    if (bytes == 0) return;
+    lanes_[lane].actions.push_back(static_cast<int>(i));
+    on_disk_[i][lane - kDiskRead] = true;
+    const double seconds = copy_seconds(bytes, rate);
+    result_.busy[lane] += seconds;
+    seconds_[i] = std::max(seconds_[i], seconds);
   }
 
   double seconds_of(const Action& action) {
@@ -111,6 +128,12 @@ class Clock {
     Ready at;
     at.from = std::max(lane.free, gate);
     at.begin = at.from;
+    for (const size_t l : {kDiskRead, kDiskWrite}) {
+      if (!on_disk_[static_cast<size_t>(i)][l - kDiskRead]) continue;
+      const Queue& disk = lanes_[l];
+      if (disk.cycle != lane.cycle || disk.actions[disk.at] != i) return std::nullopt;
+      at.begin = std::max(at.begin, disk.free);
+    }
     const auto join = [&](int other, int of_cycle) {
       if (of_cycle < 0) return true;
       if (done_[static_cast<size_t>(other)] < of_cycle) return false;
@@ -139,13 +162,20 @@ class Clock {
       if (action.lane == Lane::kCompute) exposed_ += at.begin - at.from;
       ran = {at.begin, at.begin + seconds_[i]};
       lane.free = ran.end;
+      for (const size_t l : {kDiskRead, kDiskWrite}) {
+        if (on_disk_[i][l - kDiskRead]) lanes_[l].free = ran.end;
+      }
     }
     done_[i] = lane.cycle;
     if (lane.cycle == cycle() && static_cast<int>(i) < plan_.update) note_before_update(i, ran.end);
-    if (++lane.at == lane.actions.size()) next_cycle(lane);
+    pass_by(lane);
+    for (const size_t l : {kDiskRead, kDiskWrite}) {
+      if (on_disk_[i][l - kDiskRead]) pass_by(lanes_[l]);
+    }
   }
 
-  static void next_cycle(Queue& lane) {
+  static void pass_by(Queue& lane) {
+    if (++lane.at < lane.actions.size()) return;
     lane.at = 0;
     ++lane.cycle;
   }
@@ -259,8 +289,9 @@ class Clock {
   const size_t size_;
   Simulation result_;
   std::array<Queue, kLanes> lanes_;
-  std::vector<double> seconds_;  // by action
-  std::vector<int> early_of_;    // actions, by chunk
+  std::vector<double> seconds_;               // by action
+  std::vector<std::array<bool, 2>> on_disk_;  // by action: beside its own lane, those of the disk
+  std::vector<int> early_of_;                 // actions, by chunk
   int outputs_ = -1;
   int before_update_ = 0;      // actions
   std::vector<double> start_;  // by cycle

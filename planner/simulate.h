@@ -1,5 +1,6 @@
 // The virtual-clock simulator: runs the actions of a Plan on its lanes, event by event, step after
-// step until one takes as long as the one before. Early steps stand. Pure.
+// step until one takes as long as the one before. Early steps stand. What passes between memory and
+// disk on its way takes both lanes for as long as the slower of them. Pure.
 #pragma once
 
 #include <vector>

@@ -56,12 +56,12 @@ py::dict dict_of(const StepReport& report) {
   py::dict memory;
   memory["device"] = tier_of(report.device);
   memory["host"] = tier_of(report.host);
-  memory["disk"] = tier_of({});
+  memory["disk"] = tier_of(report.disk);
   py::dict traffic;
   traffic["to_device"] = report.traffic.to_device;
   traffic["to_host"] = report.traffic.to_host;
-  traffic["disk_read"] = 0;
-  traffic["disk_write"] = 0;
+  traffic["disk_read"] = report.traffic.disk_read;
+  traffic["disk_write"] = report.traffic.disk_write;
   py::dict step;
   step["step"] = report.step;
   step["loss"] = report.loss;

@@ -21,6 +21,9 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+// Bytes a second of a disk that nobody has measured: a run measures its own when it begins.
+constexpr double kDiskRate = 1e9;
+
 std::string dashed(std::string text) {
   for (char& c : text) {
     if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '-';
@@ -85,11 +88,15 @@ MachineRates read_rates(const std::string& path, const char* source) {
   rates.gemm_flops = rate("gemm_flops");
   rates.bf16_flops = rate("bf16_flops");
   rates.memory_bandwidth = rate("memory_bandwidth");
-  rates.copies = {rate("to_device"), rate("to_host")};
-  const auto optional = [&](const char* key) { return json.contains(key) ? rate(key) : 0.0; };
+  const auto optional = [&](const char* key, double fallback = 0) {
+    return json.contains(key) ? rate(key) : fallback;
+  };
+  rates.copies = {rate("to_device"), rate("to_host"), optional("disk_read", kDiskRate),
+                  optional("disk_write", kDiskRate)};
   rates.host_bandwidth = optional("host_bandwidth");
   rates.device_memory = static_cast<int64_t>(optional("device_memory"));
   rates.host_memory = static_cast<int64_t>(optional("host_memory"));
+  rates.disk_memory = static_cast<int64_t>(optional("disk_memory"));
   rates.host_shares_compute = json.value("host_shares_compute", true);
   rates.source = source;
   return rates;
@@ -100,14 +107,16 @@ MachineRates assumed_rates(DeviceKind device) {
   const double gemm = per_core * available_processors();
   constexpr double kHostBandwidth = 20e9;
   if (device == DeviceKind::kCuda) {  // as of a GPU of a data centre, on PCIe 4
-    return {20e12, 0.0, 1.5e12, {20e9, 20e9}, kHostBandwidth, false, 0, 0, "assumed"};
+    return {20e12, 0.0, 1.5e12,   {20e9, 20e9, kDiskRate, kDiskRate}, kHostBandwidth, false, 0,
+            0,     0,   "assumed"};
   }
   return {gemm,
           ops::has_native_bf16() ? 1.6 * gemm : 0.0,
           kHostBandwidth,
-          {6e9, 6e9},
+          {6e9, 6e9, kDiskRate, kDiskRate},
           0,
           true,
+          0,
           0,
           0,
           "assumed"};
@@ -149,7 +158,8 @@ MachineRates measure_cpu(Device& device, ThreadPool& pool) {
   }
   const double memory = host_bandwidth(pool);
   const LinkRates link = measure_link_rates(device);
-  return {gemm, bf16, memory, {link.to_device, link.to_host}, 0, true, 0, 0, "measured"};
+  return {gemm, bf16, memory,    {link.to_device, link.to_host, kDiskRate, kDiskRate}, 0, true, 0,
+          0,    0,    "measured"};
 }
 
 // By the ops of a step: a product, and a sum for memory.
@@ -190,8 +200,16 @@ MachineRates measure_gpu(Device& device, ThreadPool& pool) {
   const double gemm = 2.0 * kSize * kSize * kSize / seconds(product);
   const double bandwidth = 3.0 * static_cast<double>(matrix) / seconds(sum);
   const LinkRates link = measure_link_rates(device);
-  return {gemm, 0, bandwidth, {link.to_device, link.to_host}, host_bandwidth(pool), false,
-          0,    0, "measured"};
+  return {gemm,
+          0,
+          bandwidth,
+          {link.to_device, link.to_host, kDiskRate, kDiskRate},
+          host_bandwidth(pool),
+          false,
+          0,
+          0,
+          0,
+          "measured"};
 }
 
 }  // namespace

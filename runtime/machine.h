@@ -14,14 +14,15 @@ struct MachineRates {
   double gemm_flops = 0;        // per second, all threads, fp32
   double bf16_flops = 0;        // the same of products in bf16; 0 where there are none
   double memory_bandwidth = 0;  // bytes a second
-  CopyRates copies;             // bytes a second between device and host memory
+  CopyRates copies;             // bytes a second between device, host and disk
   // Of a machine whose device has its own memory (a file may say so): what the optimizer on the
   // host has (0: memory_bandwidth), whether it takes its time from the device, and what there is of
-  // each memory (0: what is free here).
+  // each memory and of the disk (0: what is free here).
   double host_bandwidth = 0;
   bool host_shares_compute = true;
   int64_t device_memory = 0;
   int64_t host_memory = 0;
+  int64_t disk_memory = 0;
   std::string source = "assumed";  // "measured", "file" or "assumed"
 };
 

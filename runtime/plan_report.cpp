@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "core/byte_size.h"
@@ -32,6 +33,7 @@ PlanReport report_of(const RunPlan& run, const StepFigures& figures, const Machi
   report.fits = run.fits();
   report.device = step.device;
   report.host = step.host;
+  report.disk = step.disk;
   report.step_seconds = step.step_seconds;
   report.lower_bound_seconds = step.lower_bound_seconds;
   report.limited_by = step.limited_by;
@@ -81,8 +83,8 @@ std::string to_json(const PlanReport& plan) {
       plan.smallest_device_memory < 0 ? Json(nullptr) : Json(plan.smallest_device_memory);
   json["traffic"] = {{"to_device", plan.traffic.to_device},
                      {"to_host", plan.traffic.to_host},
-                     {"disk_read", 0},
-                     {"disk_write", 0}};
+                     {"disk_read", plan.traffic.disk_read},
+                     {"disk_write", plan.traffic.disk_write}};
   json["rates_from"] = plan.rates.source;
   json["chunks"] = {{"count", plan.chunks},
                     {"on_device", plan.resident_chunks},
@@ -95,19 +97,23 @@ std::string to_json(const PlanReport& plan) {
 std::string to_text(const PlanReport& plan) {
   std::string text = fmt::format("{:.1f} M parameters, {} tokens a step\n\n",
                                  static_cast<double>(plan.parameters) * 1e-6, plan.tokens_per_step);
-  const auto row = [&](const std::string& name, int64_t device, int64_t host) {
-    text += fmt::format("  {:<24}{:>14}{:>14}\n", name, format_byte_size(device),
-                        format_byte_size(host));
+  const bool with_disk = plan.disk.budget > 0;
+  const auto row = [&](const std::string& name, int64_t device, int64_t host, int64_t disk) {
+    text +=
+        fmt::format("  {:<24}{:>14}{:>14}", name, format_byte_size(device), format_byte_size(host));
+    text += with_disk ? fmt::format("{:>14}\n", format_byte_size(disk)) : "\n";
   };
-  text += fmt::format("  {:<24}{:>14}{:>14}\n", "memory", "device", "host");
+  text += fmt::format("  {:<24}{:>14}{:>14}{}\n", "memory", "device", "host",
+                      with_disk ? fmt::format("{:>14}", "disk") : "");
   for (int kind = 0; kind < kMemoryKinds; ++kind) {
     const auto index = static_cast<size_t>(kind);
-    if (plan.device.by_kind[index] == 0 && plan.host.by_kind[index] == 0) continue;
-    row(readable_name(static_cast<MemoryKind>(kind)), plan.device.by_kind[index],
-        plan.host.by_kind[index]);
+    const std::array bytes{plan.device.by_kind[index], plan.host.by_kind[index],
+                           plan.disk.by_kind[index]};
+    if (bytes == decltype(bytes){}) continue;
+    row(readable_name(static_cast<MemoryKind>(kind)), bytes[0], bytes[1], bytes[2]);
   }
-  row("peak", plan.device.peak, plan.host.peak);
-  row("budget", plan.device.budget, plan.host.budget);
+  row("peak", plan.device.peak, plan.host.peak, plan.disk.peak);
+  row("budget", plan.device.budget, plan.host.budget, plan.disk.budget);
   text += fmt::format(
       "\n{} chunks of up to {}, {:.1f} % unused; {} stay on the device. A step moves {} to the "
       "device and {} to the host",
@@ -117,6 +123,11 @@ std::string to_text(const PlanReport& plan) {
               ? std::string(".\n")
               : fmt::format("; {} of its {} micro-batches pass a chunk at a visit.\n", plan.group,
                             plan.micro_batches);
+  if (with_disk) {
+    text += fmt::format("It reads {} of the disk and writes {} to it, which wears it.\n",
+                        format_byte_size(plan.traffic.disk_read),
+                        format_byte_size(plan.traffic.disk_write));
+  }
   if (plan.fits) {
     text += fmt::format(
         "fits. A step takes about {:.2f} s ({:.0f} tokens/s), limited by {}; the lower bound is "

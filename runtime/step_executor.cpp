@@ -104,7 +104,9 @@ Stream& StepExecutor::lane(Lane lane) const {
     case Lane::kToHost:
       return lanes_.transfers.to_host();
     case Lane::kHost:
-      break;
+    case Lane::kDiskRead:
+    case Lane::kDiskWrite:
+      break;  // no action has those of the disk for its own
   }
   return lanes_.host;
 }

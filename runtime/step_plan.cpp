@@ -12,6 +12,7 @@
 #include "device/tier.h"
 #include "runtime/norm_history.h"
 #include "runtime/program.h"
+#include "runtime/run_disk.h"
 
 namespace hetmem {
 namespace {
@@ -35,17 +36,20 @@ class RunPlanner {
 
   RunPlan run() {
     RunPlan run;
+    run.budgets = budgets_;
     PlanOptions options = options_;
     const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
-    const int64_t evaluation = plan_evaluation(none, {0, budgets_.host}).smallest_device;
+    const int64_t evaluation = plan_evaluation(none, with_memory(0, budgets_.host)).smallest_device;
     options.resident_limit = budgets_.device - evaluation;
     for (;;) {
       run.training = plan_training(options);
       const Plan& training = run.training.plan;
       // Evaluation keeps to the memory of training where it can.
-      Plan plan = plan_evaluation(training.resident, {training.device.peak, budgets_.host});
+      Plan plan = plan_evaluation(training.resident, with_memory(training.device.peak, budgets_.host),
+                                  &training.places);
       if (!plan.fits) {
-        plan = plan_evaluation(training.resident, {plan.smallest_device, budgets_.host});
+        plan = plan_evaluation(training.resident, with_memory(plan.smallest_device, budgets_.host),
+                               &training.places);
       }
       run.evaluation = {evaluation_trace_, std::move(plan)};
       const int64_t kept = resident_bytes(run.training.trace.access, training.resident);
@@ -62,6 +66,13 @@ class RunPlanner {
   }
 
  private:
+  TierBudgets with_memory(int64_t device, int64_t host) const {
+    TierBudgets budgets = budgets_;
+    budgets.device = device;
+    budgets.host = host;
+    return budgets;
+  }
+
   // From all micro-batches in one group downwards to the first that fits.
   PlannedStep plan_training(const PlanOptions& options) const {
     for (int64_t group = largest_group_;; group = (group + 1) / 2) {
@@ -72,16 +83,18 @@ class RunPlanner {
     }
   }
 
-  Plan plan_evaluation(const std::vector<bool>& resident, const TierBudgets& budgets) const {
+  Plan plan_evaluation(const std::vector<bool>& resident, const TierBudgets& budgets,
+                       const std::vector<ChunkPlaces>* places = nullptr) const {
     PlanOptions options = options_;
     options.resident = &resident;
+    options.places = places;
     return make_plan(evaluation_trace_.access, budgets, copies_, options);
   }
 
   // Of all groups the smallest, with only those chunks on the device that the host has no room for.
   int64_t smallest_device(const PlannedStep& step, int64_t evaluation) const {
     const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
-    const bool host_has_room = host_bytes(step.trace.access, none) <= budgets_.host;
+    const bool host_has_room = has_room(step.trace.access, none, budgets_);
     if (budgets_.shared == 0 && host_has_room && step.trace.access.group == smallest_group_) {
       return std::max(step.plan.smallest_device, evaluation);
     }
@@ -98,10 +111,10 @@ class RunPlanner {
   }
 
   int64_t smallest_beside(const AccessTrace& access, int64_t host) const {
-    const Plan least = make_plan(access, {0, host}, copies_);
+    const TierBudgets budgets = with_memory(0, host);
+    const Plan least = make_plan(access, budgets, copies_);
     if (least.smallest_device < 0) return -1;
-    return std::max(least.smallest_device,
-                    plan_evaluation(least.resident, {0, host}).smallest_device);
+    return std::max(least.smallest_device, plan_evaluation(least.resident, budgets).smallest_device);
   }
 
   // What evaluation takes beyond the pool of training is reserved with it.
@@ -262,20 +275,29 @@ TierBudgets gpu_budgets(const TrainConfig& config, const MachineRates& machine) 
   return budgets;
 }
 
-}  // namespace
-
-TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine) {
-  if (device_of(config).kind == DeviceKind::kCuda) return gpu_budgets(config, machine);
+// What a processor has, device first.
+TierBudgets cpu_budgets(const TrainConfig& config, const MachineRates& machine) {
+  const int64_t staging = config.disk_memory == 0 ? 0 : disk_staging_bytes(config);
   const int64_t usable = available_memory() / 10 * 9;
   TierBudgets budgets{config.device_memory, config.host_memory};
   if (budgets.device == kAutoBytes) {
-    budgets.device = machine.device_memory > 0 ? machine.device_memory : usable;
+    budgets.device =
+        machine.device_memory > 0 ? machine.device_memory : std::max<int64_t>(0, usable - staging);
   }
   if (budgets.host == kAutoBytes && machine.host_memory > 0) budgets.host = machine.host_memory;
   if (budgets.host == kAutoBytes) {
     budgets.host = std::max<int64_t>(0, usable - budgets.device);
     budgets.shared = usable;
   }
+  return budgets;
+}
+
+}  // namespace
+
+TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine) {
+  TierBudgets budgets = device_of(config).kind == DeviceKind::kCuda ? gpu_budgets(config, machine)
+                                                                    : cpu_budgets(config, machine);
+  add_disk(config, machine, budgets);
   return budgets;
 }
 

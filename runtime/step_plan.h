@@ -32,6 +32,7 @@ struct PlannedStep {
 struct RunPlan {
   PlannedStep training;
   PlannedStep evaluation;
+  TierBudgets budgets;
   bool fits() const { return training.plan.fits && evaluation.plan.fits; }
   // With this host budget; -1: no device budget is enough.
   int64_t smallest_device = -1;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "chunk_manager/chunk_home.h"
 #include "core/error.h"
 #include "ops/ops.h"
 #include "planner/offsets.h"
@@ -236,6 +237,10 @@ class Tracer {
     return block || std::binary_search(group_ends_.begin(), group_ends_.end(), i);
   }
 
+  int64_t trailers(const ChunkShape& shape, const ChunkPlaces& places, int64_t bytes) const {
+    return ChunkHome::disk_bytes(shape, options_.moments, {false, places}) - bytes;
+  }
+
   void add_chunks() {
     auto& chunks = result_.access.chunks;
     for (const ChunkShape& shape : layout_.chunks) {
@@ -244,8 +249,12 @@ class Tracer {
       chunk.optimizer_bytes = shape.low_bytes();
       // Optimizer state is there during evaluation, too.
       if (shape.trained) chunk.optimizer_bytes += shape.list_bytes() * options_.moments;
+      chunk.weight_trailers = trailers(shape, {.weights_on_disk = true}, chunk.weight_bytes);
+      chunk.optimizer_trailers =
+          trailers(shape, {.optimizer_on_disk = true}, chunk.optimizer_bytes);
       if (program_.training && shape.trained) {
         chunk.gradient_bytes = shape.list_bytes();
+        chunk.gradient_trailers = trailers(shape, {.gradient_on_disk = true}, chunk.gradient_bytes);
         const double moved = kStepBytes * static_cast<double>(shape.list_bytes());
         chunk.device_step_seconds = moved / rates_.memory_bandwidth;
         chunk.host_step_seconds =

@@ -58,7 +58,7 @@ void TensorBoardLog::step(const StepReport& report) {
       Scalar{"train/tokens_per_second", static_cast<double>(report.tokens) / report.seconds},
       Scalar{"memory/device_peak_bytes", static_cast<double>(report.device.peak)},
       Scalar{"memory/host_peak_bytes", static_cast<double>(report.host.peak)},
-      Scalar{"memory/disk_peak_bytes", 0.0},
+      Scalar{"memory/disk_peak_bytes", static_cast<double>(report.disk.peak)},
   };
   file_.write_scalars(now(), report.step, scalars);
 }

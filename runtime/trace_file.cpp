@@ -9,7 +9,7 @@
 namespace hetmem {
 namespace {
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 constexpr int64_t kMostBytes = int64_t{1} << 50;
 constexpr double kMostSeconds = 1e9;
 
@@ -29,6 +29,9 @@ Json chunk_json(const TraceChunk& chunk) {
   return {{"weight_bytes", chunk.weight_bytes},
           {"gradient_bytes", chunk.gradient_bytes},
           {"optimizer_bytes", chunk.optimizer_bytes},
+          {"weight_trailers", chunk.weight_trailers},
+          {"gradient_trailers", chunk.gradient_trailers},
+          {"optimizer_trailers", chunk.optimizer_trailers},
           {"reads", chunk.reads},
           {"writes", std::move(writes)},
           {"in_place", chunk.in_place},
@@ -136,6 +139,9 @@ TraceChunk read_chunk(const Field& node, int ops) {
   chunk.weight_bytes = node["weight_bytes"].integer(1, kMostBytes);
   chunk.gradient_bytes = node["gradient_bytes"].bytes();
   chunk.optimizer_bytes = node["optimizer_bytes"].bytes();
+  chunk.weight_trailers = node["weight_trailers"].bytes();
+  chunk.gradient_trailers = node["gradient_trailers"].bytes();
+  chunk.optimizer_trailers = node["optimizer_trailers"].bytes();
   node["reads"].each([&](const Field& read) {
     const int least = chunk.reads.empty() ? 0 : chunk.reads.back() + 1;
     chunk.reads.push_back(static_cast<int>(read.integer(least, ops - 1)));
@@ -196,6 +202,8 @@ void check_sum(const Field& node, const AccessTrace& trace) {
   for (const TraceBuffer& buffer : trace.buffers) sum += static_cast<double>(buffer.bytes);
   for (const TraceChunk& chunk : trace.chunks) {
     sum += static_cast<double>(chunk.state_bytes() + chunk.gradient_bytes);
+    sum += static_cast<double>(chunk.weight_trailers + chunk.gradient_trailers);
+    sum += static_cast<double>(chunk.optimizer_trailers);
   }
   if (sum > static_cast<double>(kMostBytes)) node.refuse("holds more bytes than a machine has");
 }
@@ -206,6 +214,9 @@ TraceRecord record_trace(const RunPlan& run, const Program& training, const Plan
   TraceRecord record;
   record.figures = static_cast<const StepFigures&>(report);
   record.budgets = {report.device.budget, report.host.budget};
+  record.budgets.disk = report.disk.budget;
+  record.budgets.disk_margin = run.budgets.disk_margin;
+  record.budgets.staging = run.budgets.staging;
   record.rates.copies = report.rates.copies;
   record.rates.source = report.rates.source;
   record.training = run.training.trace.access;
@@ -230,9 +241,15 @@ std::string to_json(const TraceRecord& record) {
                   {"micro_batches", record.figures.micro_batches},
                   {"chunk_capacity", record.figures.chunk_bytes},
                   {"chunk_waste", record.figures.chunk_waste}};
-  json["budgets"] = {{"device", record.budgets.device}, {"host", record.budgets.host}};
+  json["budgets"] = {{"device", record.budgets.device},
+                     {"host", record.budgets.host},
+                     {"disk", record.budgets.disk},
+                     {"disk_margin", record.budgets.disk_margin},
+                     {"staging", record.budgets.staging}};
   json["rates"] = {{"to_device", record.rates.copies.to_device},
                    {"to_host", record.rates.copies.to_host},
+                   {"disk_read", record.rates.copies.disk_read},
+                   {"disk_write", record.rates.copies.disk_write},
                    {"from", record.rates.source}};
   json["training"] = trace_json(record.training, record.op_names);
   json["evaluation"] = trace_json(record.evaluation, {});
@@ -248,10 +265,15 @@ TraceRecord read_trace(const std::string& path) {
   }
   TraceRecord record;
   record.figures = read_figures(root["step"]);
-  record.budgets = {root["budgets"]["device"].bytes(), root["budgets"]["host"].bytes()};
+  const Field budgets = root["budgets"];
+  record.budgets = {budgets["device"].bytes(), budgets["host"].bytes()};
+  record.budgets.disk = budgets["disk"].bytes();
+  record.budgets.disk_margin = budgets["disk_margin"].bytes();
+  record.budgets.staging = budgets["staging"].bytes();
   const Field rates = root["rates"];
   constexpr double kMostRate = 1e18;
-  record.rates.copies = {rates["to_device"].real(kMostRate), rates["to_host"].real(kMostRate)};
+  record.rates.copies = {rates["to_device"].real(kMostRate), rates["to_host"].real(kMostRate),
+                         rates["disk_read"].real(kMostRate), rates["disk_write"].real(kMostRate)};
   record.rates.source = rates["from"].text();
   record.training = read_access(root["training"], &record.op_names);
   record.evaluation = read_access(root["evaluation"], nullptr);

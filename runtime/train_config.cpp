@@ -1,9 +1,11 @@
 #include "runtime/train_config.h"
 
+#include <fmt/ranges.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <limits>
+#include <sstream>
 
 #include "core/error.h"
 #include "ops/ops.h"
@@ -47,6 +49,31 @@ Option deepspeed_file() {
        "keys without a meaning here are listed"},
       &TrainConfig::deepspeed);
   option.get = [](const TrainConfig&) { return Values{}; };
+  return option;
+}
+
+// Folders with commas between them; several values are several folders, too.
+Option disk_folders(const Head& head) {
+  Option option = row<TrainConfig>(head);
+  option.set = [name = option.name](TrainConfig& config, const Values& values) {
+    config.disk.clear();
+    for (const std::string& value : values) {
+      std::istringstream folders(value);
+      std::string folder;
+      while (std::getline(folders, folder, ',')) {
+        if (folder.empty()) refuse(name, value, "folders with commas between them");
+        config.disk.push_back(folder);
+      }
+    }
+    constexpr size_t kMost = 16;
+    if (config.disk.empty() || config.disk.size() > kMost) {
+      throw Error(ErrorKind::kBadInput, "--" + name + " takes 1 to " + std::to_string(kMost) +
+                                            " folders, got " + std::to_string(config.disk.size()));
+    }
+  };
+  option.get = [](const TrainConfig& config) {
+    return config.disk.empty() ? Values{} : Values{fmt::format("{}", fmt::join(config.disk, ","))};
+  };
   return option;
 }
 
@@ -143,8 +170,19 @@ void append_machine_and_output(std::vector<Option>& table) {
                         &C::device_memory));
   table.push_back(
       bytes({"host-memory", memory, "SIZE", "auto",
-             "hard budget of host memory: the chunks that do not stay on the device; 0: all stay"},
+             "hard budget of host memory: the chunks that do not stay on the device; 0: all stay, "
+             "or are on disk and pass fixed staging memory"},
             &C::host_memory));
+  table.push_back(disk_folders({"disk", memory, "DIR[,DIR]", "none",
+                                "folders for chunks that the host has no room for, used side by "
+                                "side; files are removed at the end"}));
+  table.push_back(bytes({"disk-memory", memory, "SIZE", "0; with --disk: auto",
+                         "hard budget on disk, in equal parts for the folders; auto: up to 90 % of "
+                         "what is free"},
+                        &C::disk_memory));
+  table.push_back(boolean({"encrypt-disk", memory, "", "off",
+                           "AES-256-GCM over what is on disk; checkpoints stay plain"},
+                          &C::encrypt_disk));
   table.push_back(text({"compute-dtype", memory, "auto|fp32|bf16", "auto",
                         "dtype of matrix products; auto: bf16 where the processor has it"},
                        &C::compute_dtype));
@@ -210,6 +248,9 @@ void check_together(const TrainConfig& config) {
         ErrorKind::kBadInput,
         "--min-lr-ratio belongs to the schedules cosine and wsd; choose one or leave it out");
   }
+  if (config.disk_memory == kAutoBytes && config.disk.empty()) {
+    throw Error(ErrorKind::kBadInput, "--disk-memory auto needs --disk DIR, which says where");
+  }
   const std::string& dtype = config.compute_dtype;
   if (dtype != "auto" && dtype != "fp32" && dtype != "bf16") {
     throw Error(ErrorKind::kBadInput,
@@ -232,9 +273,7 @@ const std::vector<Option>& train_options() {
 
 const std::vector<LaterOption>& later_options() {
   static const std::vector<LaterOption> table{
-      {"disk-memory", "0"},        {"disk", ""},
-      {"activations", "auto"},     {"allow-lossy", "false"},
-      {"error-bound", "adaptive"}, {"encrypt-disk", "false"}};
+      {"activations", "auto"}, {"allow-lossy", "false"}, {"error-bound", "adaptive"}};
   return table;
 }
 
@@ -253,6 +292,7 @@ TrainConfig resolve_config(const OptionValues& given) {
       throw Error(ErrorKind::kBadInput, "unknown option \"" + name + "\"; --help lists them");
     }
   }
+  if (!config.disk.empty() && !values.contains("disk-memory")) config.disk_memory = kAutoBytes;
   check_together(config);
   config.device = to_string(device_of(config));
   config.compute_dtype = computes_in_bf16(config) ? "bf16" : "fp32";

@@ -16,6 +16,7 @@
 #include "ops/ops.h"
 #include "runtime/norm_history.h"
 #include "runtime/program.h"
+#include "runtime/run_disk.h"
 #include "runtime/schedule.h"
 #include "runtime/step_executor.h"
 
@@ -84,6 +85,8 @@ struct Trainer::State {
   void finish();
   TierUse use(const Tier& tier) const;
   Traffic moved() const;
+  int64_t most_on_disk() const;
+  std::unique_ptr<DiskTier> make_disk();
 
   TrainConfig config;
   ModelConfig model;
@@ -110,7 +113,9 @@ struct Trainer::State {
   std::unique_ptr<Stream> compute;  // streams come before what they run for
   CpuStream host_work;
   TransferEngine transfers;
+  std::unique_ptr<DiskTier> disk;  // null: there is none
   ChunkManager chunks;
+  std::optional<PageTransfers> pages;
   Buffer working;  // the pool of the plan
   std::optional<StepExecutor> executor;
   std::optional<StepExecutor> evaluation;
@@ -134,9 +139,10 @@ Trainer::State::State(const TrainConfig& given, int64_t steps, const OnTiers& on
       compute(where->make_stream("compute")),
       host_work("host", pool, MemorySpace::kHost),
       transfers(*where),
-      chunks(programs.layout, moments_of(config.optimizer), device, host, transfers) {
-  if (!plan.fits()) refuse(plan, budgets);
+      disk(make_disk()),
+      chunks(programs.layout, moments_of(config.optimizer), device, host, transfers, disk.get()) {
   if (on_tiers) on_tiers(device, host);
+  if (disk) pages.emplace(chunks, host);
   const std::vector<WeightSpec> specs = weight_specs(model);
   HETMEM_ASSERT(specs.size() == programs.training.weights.size());
   for (size_t i = 0; i < specs.size(); ++i) {
@@ -151,6 +157,28 @@ Trainer::State::State(const TrainConfig& given, int64_t steps, const OnTiers& on
   });
 }
 
+// With a chunk that moves while all the others are there.
+int64_t Trainer::State::most_on_disk() const {
+  int64_t sum = 0;
+  int64_t largest = 0;
+  for (const ChunkShape& shape : programs.layout.chunks) {
+    const int64_t bytes =
+        ChunkHome::disk_bytes(shape, moments_of(config.optimizer), {false, {true, true, true}});
+    sum += bytes;
+    largest = std::max(largest, bytes);
+  }
+  return sum + largest;
+}
+
+// The last thing that can be refused before memory is reserved. What it measures serves the plans
+// after the warm-up.
+std::unique_ptr<DiskTier> Trainer::State::make_disk() {
+  if (!plan.fits()) refuse(plan, budgets);
+  std::unique_ptr<DiskTier> made = open_disk(config, budgets, most_on_disk(), host);
+  if (made && config.machine.empty()) measure_disk(*made, host, rates.copies);
+  return made;
+}
+
 // The pool serves training and, between steps, evaluation.
 void Trainer::State::reserve() {
   const Plan& training = plan.training.plan;
@@ -159,7 +187,7 @@ void Trainer::State::reserve() {
       std::max<int64_t>(0, plan.evaluation.plan.pool_bytes - training.pool_bytes);
   working = Buffer(device, bytes, MemorySpace::kDevice);
   working.populate();
-  const Lanes lanes{*compute, host_work, transfers};
+  const Lanes lanes{*compute, host_work, transfers, pages ? &*pages : nullptr};
   executor.emplace(programs.training, plan.training.trace, training, chunks, working, device,
                    lanes);
   evaluation.emplace(programs.evaluation, plan.evaluation.trace, plan.evaluation.plan, chunks,
@@ -186,7 +214,8 @@ void Trainer::State::adopt(RunPlan next) {
 void Trainer::State::settle() {
   device.set_budget(std::max(budgets.device, device.used()));
   host.set_budget(std::max(budgets.host, host.used()));
-  chunks.place(plan.training.plan.resident, {}, plan.training.plan.early);
+  const Plan& training = plan.training.plan;
+  chunks.place(training.resident, training.places, training.early);
   device.set_budget(budgets.device);
   host.set_budget(budgets.host);
   try {
@@ -321,7 +350,8 @@ TierUse Trainer::State::use(const Tier& tier) const {
 // Inputs go on the lane of compute.
 Traffic Trainer::State::moved() const {
   return {transfers.bytes_to_device() + compute->copied_bytes(CopyDirection::kToDevice),
-          transfers.bytes_to_host()};
+          transfers.bytes_to_host(), pages ? pages->read_bytes() : 0,
+          pages ? pages->written_bytes() : 0};
 }
 
 Trainer::Trainer(const TrainConfig& config, int64_t total_steps, const OnTiers& on_tiers)
@@ -354,6 +384,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   if (!s.executor) s.settle();
   s.device.reset_peak();
   s.host.reset_peak();
+  if (s.disk) s.disk->tier().reset_peak();
   const Traffic before = s.moved();
   const double waited = s.compute->waited_seconds();
   const bool measured = s.to_measure > 0;
@@ -387,8 +418,13 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   kill_point(FaultSite::kStepDone);
   report.device = s.use(s.device);
   report.host = s.use(s.host);
+  if (s.disk) {
+    report.disk = s.use(s.disk->tier());
+    report.disk.budget = s.budgets.disk;
+  }
   const Traffic after = s.moved();
-  report.traffic = {after.to_device - before.to_device, after.to_host - before.to_host};
+  report.traffic = {after.to_device - before.to_device, after.to_host - before.to_host,
+                    after.disk_read - before.disk_read, after.disk_write - before.disk_write};
   report.exposed_copy_seconds = s.compute->waited_seconds() - waited;
   report.seconds = seconds_since(start);
   report.fraction_of_bound = s.plan.training.plan.lower_bound_seconds / report.seconds;

@@ -44,8 +44,10 @@ struct StepReport {
   bool skipped = false;  // loss or gradient was not finite, and --on-nonfinite is skip
   TierUse device;
   TierUse host;
+  TierUse disk;
   // Bytes that the copies of this step have moved. The first step on a plan, and one after an
-  // evaluation, also brings what a step leaves in place for the next.
+  // evaluation, also brings what a step leaves in place for the next. Of the disk: what was asked
+  // of it.
   Traffic traffic;
   double exposed_copy_seconds = 0;  // compute stood still for a copy
   double fraction_of_bound = 0;     // the plan's lower bound over the seconds
@@ -101,8 +103,9 @@ class Trainer {
   // The length of the schedule from the next step on.
   void set_total_steps(int64_t total_steps);
 
-  // From the next step on, plans for other budgets; losses and weights stay the same, bit for bit.
-  // Throws Error (kDoesNotFit) with the smallest device budget that works; all is then as before.
+  // From the next step on, plans for other budgets (that of the disk stays); losses and weights
+  // stay the same, bit for bit. Throws Error (kDoesNotFit) with the smallest device budget that
+  // works; all is then as before.
   void set_budget(int64_t device_memory, int64_t host_memory);
   // The plan that the next step runs on, and that of evaluation.
   const RunPlan& plan() const;

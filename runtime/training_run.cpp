@@ -54,11 +54,11 @@ std::string metrics_line(const StepReport& report) {
   line["tokens_per_second"] = static_cast<double>(report.tokens) / report.seconds;
   line["memory"] = {{"device", tier_json(report.device)},
                     {"host", tier_json(report.host)},
-                    {"disk", tier_json(TierUse{})}};
+                    {"disk", tier_json(report.disk)}};
   line["traffic"] = {{"to_device", report.traffic.to_device},
                      {"to_host", report.traffic.to_host},
-                     {"disk_read", 0},
-                     {"disk_write", 0}};
+                     {"disk_read", report.traffic.disk_read},
+                     {"disk_write", report.traffic.disk_write}};
   line["exposed_copy_seconds"] = report.exposed_copy_seconds;
   line["fraction_of_bound"] = report.fraction_of_bound;
   if (report.skipped) line["skipped"] = true;
@@ -257,6 +257,7 @@ class Loop {
       result.last_loss = report.loss;
       result.device = report.device;
       result.host = report.host;
+      result.disk = report.disk;
       after_step(trainer, result.out, checkpoints);
     }
     if (checkpoints) checkpoints->finish();

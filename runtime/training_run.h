@@ -30,6 +30,7 @@ struct RunResult {
   bool interrupted = false;  // a checkpoint was written
   TierUse device;
   TierUse host;
+  TierUse disk;
   DataIdentity data;          // that it was trained on
   CheckpointUse checkpoints;  // that were written beside training
   PlanReport plan;            // that the last step ran on

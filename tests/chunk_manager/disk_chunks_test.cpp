@@ -113,7 +113,7 @@ TEST(DiskChunks, AFlippedBitIsAnErrorThatNamesTheChunk) {
   machine.fill();
   const DiskPage& page = machine.chunks.pages(ChunkList::kSecondMoment, 0).front();
   flip_bit_on_disk(page.slot.path(), 8 * (page.slot.offset() + 100));
-  const std::string text = error_of(ErrorKind::kStorage, [&] { machine.expect_whole(); });
+  const std::string text = error_of(ErrorKind::kCorrupt, [&] { machine.expect_whole(); });
   EXPECT_TRUE(contains(text, "second moment")) << text;
 }
 

@@ -158,16 +158,29 @@ class Checker {
 
   void check_budgets() {
     int64_t device = plan_.pool_bytes + trace_.fixed_bytes;
-    int64_t host = 0;
+    int64_t host = budgets_.disk > 0 ? budgets_.staging : 0;
+    int64_t disk = 0;
     for (int c = 0; c < static_cast<int>(trace_.chunks.size()); ++c) {
-      const int64_t state = chunk(c).weight_bytes + chunk(c).optimizer_bytes;
-      (resident(c) ? device : host) += state;
-      if (!resident(c)) host += chunk(c).gradient_bytes;
+      const TraceChunk& of = chunk(c);
+      if (resident(c)) {
+        device += of.weight_bytes + of.optimizer_bytes;
+        continue;
+      }
+      const ChunkPlaces at = plan_.places.empty() ? ChunkPlaces{} : plan_.places[index(c)];
+      disk += at.weights_on_disk ? of.weight_bytes + of.weight_trailers : 0;
+      disk += at.optimizer_on_disk ? of.optimizer_bytes + of.optimizer_trailers : 0;
+      disk += at.gradient_on_disk ? of.gradient_bytes + of.gradient_trailers : 0;
+      host += at.weights_on_disk ? 0 : of.weight_bytes;
+      host += at.optimizer_on_disk ? 0 : of.optimizer_bytes;
+      host += at.gradient_on_disk ? 0 : of.gradient_bytes;
+      expect(early_[index(c)] < 0 || !at.any_on_disk(), "a chunk on disk has a spare place");
     }
     host += spare_bytes(trace_, plan_.early);
     expect(device <= budgets_.device, "over the device budget");
     expect(host <= budgets_.host, "over the host budget");
-    expect(plan_.device.peak == device && plan_.host.peak == host, "a peak is not what it says");
+    expect(disk <= budgets_.disk - budgets_.disk_margin || disk == 0, "over the disk budget");
+    expect(plan_.device.peak == device && plan_.host.peak == host && plan_.disk.peak == disk,
+           "a peak is not what it says");
   }
 
   void check_fixed() {

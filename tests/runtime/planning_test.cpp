@@ -44,9 +44,9 @@ constexpr Model kModels[] = {
         "tie_word_embeddings":false})"}};
 
 // A processor whose host and device are one, and a GPU beside a host.
-MachineRates processor() { return {500e9, 800e9, 20e9, {6e9, 6e9}, 0, true, 0, 0, "test"}; }
+MachineRates processor() { return {500e9, 800e9, 20e9, {6e9, 6e9}, 0, true, 0, 0, 0, "test"}; }
 MachineRates accelerator() {
-  return {50e12, 500e12, 2000e9, {25e9, 25e9}, 150e9, false, 0, 0, "test"};
+  return {50e12, 500e12, 2000e9, {25e9, 25e9}, 150e9, false, 0, 0, 0, "test"};
 }
 
 struct Traced {

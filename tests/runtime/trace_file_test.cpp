@@ -154,7 +154,7 @@ TEST_F(TraceFile, RefusesWhatDoesNotFitTogether) {
     }
   };
   EXPECT_FALSE(refused([](Json&) {}));
-  EXPECT_TRUE(refused([](Json& json) { json["version"] = 2; }));
+  EXPECT_TRUE(refused([](Json& json) { json["version"] = 1; }));
   EXPECT_TRUE(refused([](Json& json) { json.erase("evaluation"); }));
   EXPECT_TRUE(refused([](Json& json) { json["training"]["ops"] = Json::array(); }));
   EXPECT_TRUE(refused([](Json& json) { json["training"]["ops"][0]["seconds"] = -1; }));

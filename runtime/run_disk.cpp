@@ -1,0 +1,120 @@
+#include "runtime/run_disk.h"
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <vector>
+
+#include "chunk_manager/page_transfers.h"
+#include "core/error.h"
+
+namespace hetmem {
+namespace {
+
+// All folders together have so many pieces of staging memory in each direction, so that the whole
+// stays below 64 MiB.
+constexpr int kPieces = 16;
+constexpr int64_t kPageBytes = kPageElements * static_cast<int64_t>(sizeof(float));
+
+int folders_of(const TrainConfig& config) {
+  return std::max(1, static_cast<int>(config.disk.size()));  // a plan may do without their names
+}
+
+DiskOptions options_of(const TrainConfig& config) {
+  DiskOptions options;
+  options.folders = config.disk;
+  options.folders.resize(static_cast<size_t>(folders_of(config)));
+  options.encrypt = config.encrypt_disk;
+  options.depth = std::clamp(kPieces / folders_of(config), 1, options.depth);
+  return options;
+}
+
+// What folders have free that share the budget in equal parts, some of them on one file system.
+int64_t free_bytes(const std::vector<std::string>& folders) {
+  struct Place {
+    int64_t free = 0;
+    int64_t folders = 0;
+  };
+  std::map<dev_t, Place> places;
+  for (const std::string& folder : folders) {
+    struct stat status {};
+    struct statvfs room {};
+    if (::stat(folder.c_str(), &status) != 0 || ::statvfs(folder.c_str(), &room) != 0) {
+      throw Error(ErrorKind::kBadInput, "--disk " + folder + ": " + std::strerror(errno) +
+                                            "; give a folder that is there");
+    }
+    Place& place = places[status.st_dev];
+    place.free = static_cast<int64_t>(room.f_bavail) * static_cast<int64_t>(room.f_frsize);
+    ++place.folders;
+  }
+  int64_t each = std::numeric_limits<int64_t>::max();
+  for (const auto& [device, place] : places) each = std::min(each, place.free / place.folders);
+  return each * static_cast<int64_t>(folders.size());
+}
+
+}  // namespace
+
+int64_t disk_staging_bytes(const TrainConfig& config) {
+  return DiskTier::staging_bytes(options_of(config)) + PageTransfers::staging_bytes();
+}
+
+void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudgets& budgets) {
+  budgets.disk = config.disk_memory;
+  if (budgets.disk == kAutoBytes) {
+    budgets.disk = machine.disk_memory > 0 ? machine.disk_memory : free_bytes(config.disk) / 10 * 9;
+  }
+  if (budgets.disk == 0) return;
+  budgets.staging = disk_staging_bytes(config);
+  budgets.host = std::max(budgets.host, budgets.staging);
+  // A page of each folder may find no place in what pages before it have left there.
+  budgets.disk_margin = folders_of(config) * DiskTier::stored_bytes(kPageBytes);
+}
+
+std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets& budgets,
+                                    int64_t bytes, Tier& host) {
+  if (budgets.disk == 0) return nullptr;
+  if (config.disk.empty()) {
+    throw Error(ErrorKind::kBadInput,
+                "--disk-memory is given without --disk DIR, which says where; give both");
+  }
+  DiskOptions options = options_of(config);
+  options.budget = std::min(budgets.disk, bytes + budgets.disk_margin);
+  return std::make_unique<DiskTier>(options, host);
+}
+
+void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
+  constexpr size_t kSlots = 12;
+  std::vector<DiskSlot> slots;
+  for (size_t i = 0; i < kSlots; ++i) {
+    if (disk.tier().budget() - disk.tier().used() < DiskTier::stored_bytes(kPageBytes)) break;
+    slots.push_back(disk.allocate("of a measurement", kPageBytes, MemoryKind::kStaging));
+  }
+  if (slots.empty()) return;
+  const auto count = static_cast<int64_t>(slots.size());
+  Buffer memory(host, count * kPageBytes, MemoryKind::kStaging, MemorySpace::kHost);
+  memory.populate();
+  const auto rate = [&](const auto& start) {
+    const auto begin = std::chrono::steady_clock::now();
+    std::vector<DiskOperation> under_way;
+    for (int64_t i = 0; i < count; ++i) {
+      char* page = static_cast<char*>(memory.data()) + i * kPageBytes;
+      under_way.push_back(start(slots[static_cast<size_t>(i)], page));
+    }
+    for (DiskOperation& operation : under_way) operation.wait();
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    return static_cast<double>(count * DiskTier::stored_bytes(kPageBytes)) /
+           std::max(taken.count(), 1e-9);
+  };
+  rates.disk_write =
+      rate([&](const DiskSlot& slot, char* page) { return disk.write(slot, page, 0); });
+  rates.disk_read =
+      rate([&](const DiskSlot& slot, char* page) { return disk.read(slot, page, 0); });
+}
+
+}  // namespace hetmem

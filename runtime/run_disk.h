@@ -1,0 +1,36 @@
+// The disk of a run: what its options say of the disk tier, and the tier with its rates. Its memory
+// on the host is of a fixed size, which the host's budget holds, whatever it is.
+//
+//   TierBudgets budgets = ...;
+//   add_disk(config, machine, budgets);                     // as --disk and --disk-memory have it
+//   const auto disk = open_disk(config, bytes, host_tier);  // null: there is none
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "device/tier.h"
+#include "offload/disk_tier.h"
+#include "planner/plan.h"
+#include "runtime/machine.h"
+#include "runtime/train_config.h"
+
+namespace hetmem {
+
+// Fills what budgets say of the disk. `auto` is what a described machine has, else 90 % of what is
+// free in the folders. Throws Error (kBadInput) for folders that are not there.
+void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudgets& budgets);
+
+// Host memory that passing to and from the disk takes.
+int64_t disk_staging_bytes(const TrainConfig& config);
+
+// The folders with `bytes` of space, or, where that is less, with all of the budget. Throws Error:
+// kBadInput, kStorage where the disk has not the space, kDoesNotFit.
+std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets& budgets,
+                                    int64_t bytes, Tier& host);
+
+// Measures what the folders of a tier read and write, in a fraction of a second, with memory that
+// PageTransfers takes later.
+void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates);
+
+}  // namespace hetmem

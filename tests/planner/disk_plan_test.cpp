@@ -1,0 +1,172 @@
+// Plans of steps for which the host is too small, beside a disk.
+#include <gtest/gtest.h>
+
+#include "planner/plan.h"
+#include "planner/simulate.h"
+#include "tests/planner/plan_check.h"
+#include "tests/planner/random_trace.h"
+
+namespace hetmem {
+namespace {
+
+constexpr int64_t kPlenty = int64_t{1} << 40;
+constexpr uint64_t kSeeds = 40;
+
+AccessTrace trace_with_trailers(uint64_t seed) {
+  AccessTrace trace = random_trace(seed);
+  Random random(seed + 77);
+  for (TraceChunk& chunk : trace.chunks) {
+    chunk.weight_trailers = random.between(1, 100);
+    chunk.optimizer_trailers = chunk.optimizer_bytes > 0 ? random.between(1, 100) : 0;
+    chunk.gradient_trailers = chunk.trained() ? random.between(1, 100) : 0;
+  }
+  return trace;
+}
+
+CopyRates rates_with_disk(uint64_t seed) {
+  CopyRates rates = random_rates(seed);
+  Random random(seed + 99);
+  rates.disk_read = 1e9 * 0.25 * static_cast<double>(random.between(1, 8));
+  rates.disk_write = 1e9 * 0.25 * static_cast<double>(random.between(1, 8));
+  return rates;
+}
+
+TierBudgets budgets_of(int64_t device, int64_t host, int64_t disk, int64_t staging) {
+  TierBudgets budgets{device, host + staging};
+  budgets.disk = disk;
+  budgets.staging = staging;
+  return budgets;
+}
+
+std::string problems_of(const AccessTrace& trace, const Plan& plan, const TierBudgets& budgets) {
+  std::string all;
+  for (const std::string& problem : plan_check::problems(trace, plan, budgets)) {
+    all += problem + "\n";
+  }
+  return all;
+}
+
+// Every pass of a part that is on disk, counted from the actions.
+Traffic disk_traffic(const AccessTrace& trace, const Plan& plan) {
+  Traffic moved;
+  for (const Action& action : plan.actions) {
+    const bool copy = action.kind == Action::Kind::kFetch || action.kind == Action::Kind::kSend;
+    if (!copy && action.kind != Action::Kind::kHostStep) continue;
+    const auto target = static_cast<size_t>(action.target);
+    const auto c = copy ? static_cast<size_t>(plan.residencies[target].chunk) : target;
+    const TraceChunk& chunk = trace.chunks[c];
+    const ChunkPlaces at = plan.places.empty() ? ChunkPlaces{} : plan.places[c];
+    const int64_t w = at.weights_on_disk ? chunk.weight_bytes + chunk.weight_trailers : 0;
+    const int64_t o = at.optimizer_on_disk ? chunk.optimizer_bytes + chunk.optimizer_trailers : 0;
+    const int64_t g = at.gradient_on_disk ? chunk.gradient_bytes + chunk.gradient_trailers : 0;
+    if (action.kind == Action::Kind::kFetch) {
+      moved.disk_read += plan.residencies[target].weights ? w : g;
+    } else if (action.kind == Action::Kind::kSend) {
+      moved.disk_write += g;
+    } else {
+      moved.disk_read += w + o + g;
+      moved.disk_write += w + o;
+    }
+  }
+  return moved;
+}
+
+TEST(DiskPlan, IsRightForRandomTracesAndBudgets) {
+  int on_disk = 0;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    const AccessTrace trace = trace_with_trailers(seed);
+    const CopyRates rates = rates_with_disk(seed);
+    const int64_t least = make_plan(trace, {0, kPlenty}, rates).smallest_device;
+    for (const int eighths : {0, 1, 4, 7, 8}) {
+      SCOPED_TRACE("seed " + std::to_string(seed) + ", host " + std::to_string(eighths) + "/8");
+      const TierBudgets budgets =
+          budgets_of(least + state_of(trace) / 16, state_of(trace) * eighths / 8, kPlenty, 1000);
+      const Plan plan = make_plan(trace, budgets, rates);
+      ASSERT_TRUE(plan.fits);
+      EXPECT_EQ(problems_of(trace, plan, budgets), "");
+      const Traffic moved = disk_traffic(trace, plan);
+      EXPECT_EQ(plan.traffic.disk_read, moved.disk_read);
+      EXPECT_EQ(plan.traffic.disk_write, moved.disk_write);
+      EXPECT_LE(plan.lower_bound_seconds, plan.step_seconds * (1 + 1e-12));
+      EXPECT_GE(plan.lower_bound_seconds * (1 + 1e-12),
+                static_cast<double>(moved.disk_read) / rates.disk_read);
+      EXPECT_GE(plan.lower_bound_seconds * (1 + 1e-12),
+                static_cast<double>(moved.disk_write) / rates.disk_write);
+      on_disk += plan.disk.peak > 0 ? 1 : 0;
+    }
+  }
+  EXPECT_GT(on_disk, 2 * static_cast<int>(kSeeds));
+}
+
+// A host of nothing and a disk are as good as a host with room for all: the device alone decides.
+TEST(DiskPlan, TheSmallestDeviceIsThatBesideALargeHost) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    const AccessTrace trace = trace_with_trailers(seed);
+    const CopyRates rates = rates_with_disk(seed);
+    const int64_t least = make_plan(trace, {0, kPlenty}, rates).smallest_device;
+    EXPECT_EQ(make_plan(trace, budgets_of(0, 0, kPlenty, 0), rates).smallest_device, least);
+    EXPECT_TRUE(make_plan(trace, budgets_of(least, 0, kPlenty, 0), rates).fits);
+    EXPECT_FALSE(make_plan(trace, budgets_of(least * 99 / 100, 0, kPlenty, 0), rates).fits);
+  }
+}
+
+// What neither host nor disk has room for stays on the device.
+TEST(DiskPlan, KeepsTheBudgetOfTheDisk) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    SCOPED_TRACE(seed);
+    const AccessTrace trace = trace_with_trailers(seed);
+    const CopyRates rates = rates_with_disk(seed);
+    TierBudgets budgets = budgets_of(kPlenty, 0, state_of(trace) / 2, 500);
+    budgets.disk_margin = state_of(trace) / 16;
+    const Plan plan = make_plan(trace, budgets, rates);
+    ASSERT_TRUE(plan.fits);
+    EXPECT_EQ(problems_of(trace, plan, budgets), "");
+    const Plan least = make_plan(trace, budgets_of(0, 0, state_of(trace) / 2, 500), rates);
+    EXPECT_GT(resident_bytes(trace, least.resident), 0);
+  }
+}
+
+// One chunk of which all is on disk, beside ops of 5 s each: a second a byte on each lane.
+TEST(DiskPlan, ADiskIsALaneBesideThatOfTheLink) {
+  AccessTrace trace;
+  trace.op_seconds = {5, 5};
+  TraceChunk chunk;
+  chunk.weight_bytes = 10;
+  chunk.gradient_bytes = 10;
+  chunk.optimizer_bytes = 20;
+  chunk.reads = {0};
+  chunk.writes = {{1, 1}};
+  chunk.host_step_seconds = 1;
+  trace.chunks = {chunk};
+  Plan plan;
+  plan.resident = {false};
+  plan.places = {{true, true, true}};
+  Residency weights;
+  weights.weights = weights.fetch = true;
+  weights.bytes = 10;
+  Residency gradient;
+  gradient.gradient = gradient.send = true;
+  gradient.first_use = gradient.last_use = 1;
+  gradient.bytes = 10;
+  plan.residencies = {weights, gradient};
+  plan.actions = {{Action::Kind::kFetch, Lane::kToDevice, 0, {}},
+                  {Action::Kind::kOp, Lane::kCompute, 0, {0}},
+                  {Action::Kind::kOp, Lane::kCompute, 1, {}},
+                  {Action::Kind::kOutputs, Lane::kToHost, 0, {2}},
+                  {Action::Kind::kSend, Lane::kToHost, 1, {2}},
+                  {Action::Kind::kHostStep, Lane::kHost, 0, {4}}};
+  plan.update = 5;
+  plan.next = 6;
+  // The fetch takes what the disk does (10 s), not the link (1 s); so does the gradient, at twice
+  // the rate; the step reads 40 bytes while it writes 30.
+  const Simulation run = simulate(trace, plan, {10, 10, 1, 2});
+  EXPECT_DOUBLE_EQ(run.seconds, 10 + 5 + 5 + 5 + 40);
+  EXPECT_DOUBLE_EQ(run.exposed_seconds, 10);
+  EXPECT_EQ(run.traffic.disk_read, 50);
+  EXPECT_EQ(run.traffic.disk_write, 40);
+  EXPECT_DOUBLE_EQ(run.busy[static_cast<size_t>(Lane::kDiskRead)], 50);
+  EXPECT_DOUBLE_EQ(run.busy[static_cast<size_t>(Lane::kDiskWrite)], 20);
+}
+
+}  // namespace
+}  // namespace hetmem

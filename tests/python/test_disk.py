@@ -1,0 +1,117 @@
+"""The disk tier, through the binary: the same numbers, what is planned is what moves, nothing is
+left behind, and what was damaged is found."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+from conftest import BINARY, hetmem, metrics, train
+from test_runs import RUN, bits, values
+from test_tiers import SHAPE, _rss, budgets, plan
+
+
+@pytest.fixture
+def disk(tmp_path):
+    (tmp_path / "disk").mkdir()
+    return tmp_path / "disk"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_no_bit_depends_on_the_disk(models, data, tmp_path, disk, name):
+    flags = RUN | dict(steps=6, eval_data=data, eval_steps=3, save_steps=2)
+    whole = train(models[name], data, tmp_path / "whole", **flags)
+    (disk / "a").mkdir()
+    (disk / "b").mkdir()
+    least = budgets(models[name], 2)[0]
+    for i, more in enumerate([dict(disk=disk, host_memory=0),
+                              dict(disk=f"{disk}/a,{disk}/b", disk_memory="64MiB",
+                                   host_memory="63MiB", encrypt_disk="true")]):
+        out = tmp_path / str(i)
+        lines = train(models[name], data, out, device_memory=least, **(flags | more))
+        assert values(lines) == values(whole)
+        assert bits(out) == bits(tmp_path / "whole")
+        planned = json.loads((out / "plan.json").read_text())
+        last = [line for line in lines if "loss" in line][4]  # no evaluation comes before it
+        assert last["traffic"] == planned["traffic"]
+        for tier in ("device", "host", "disk"):
+            memory, least_peak = last["memory"][tier], planned["tiers"][tier]["peak"]
+            # The host may hold copies for the checkpoint that is being written.
+            assert memory["peak"] == least_peak or (tier == "host" and memory["peak"] > least_peak)
+            assert memory["peak"] <= memory["budget"]
+        assert last["memory"]["host"]["peak"] <= 64 << 20
+        again = train(models[name], data, out, device_memory=least,
+                      resume_from_checkpoint=out / "checkpoint-4", **(flags | more))
+        assert values(again) == values(whole)
+        assert bits(out) == bits(tmp_path / "whole")
+    assert sorted(p.name for p in disk.rglob("*")) == ["a", "b"]
+
+
+def test_a_plan_has_the_disk(models):
+    least = budgets(models["gpt2"], 2)[0]
+    words = [*SHAPE, "--device-memory", least, "--host-memory", 0]
+    found = plan(models["gpt2"], *words, "--disk-memory", "1GiB")  # without a folder that is there
+    assert found["fits"] and found["tiers"]["disk"]["peak"] > 0
+    host = found["tiers"]["host"]
+    assert 0 < host["by_kind"]["staging"] == host["peak"] <= 64 << 20
+    assert found["traffic"]["disk_read"] > found["traffic"]["disk_write"] > 0
+    text = hetmem("plan", "--model", models["gpt2"], *words, "--disk-memory", "1GiB").stdout
+    assert "to it, which wears it" in text
+    without = plan(models["gpt2"], *words, expect=3)
+    assert not without["fits"] and without["tiers"]["disk"]["peak"] == 0
+    assert found["smallest_device_memory"] < without["smallest_device_memory"]
+
+
+def test_disks_that_cannot_be_used(models, data, tmp_path, disk):
+    least = budgets(models["gpt2"], 2)[0]
+    flags = RUN | dict(steps=2, device_memory=least, host_memory=0, disk=disk)
+    out = tmp_path / "o"
+    assert "--device-memory" in train(models["gpt2"], data, out, expect=3, disk_memory="2200000",
+                                      **flags)
+    assert not out.exists() and not list(disk.iterdir())
+
+
+def test_a_run_that_is_killed_leaves_nothing_for_long(models, data, tmp_path, disk):
+    least = budgets(models["gpt2"], 2)[0]
+    flags = RUN | dict(steps=2, device_memory=least, host_memory=0, disk=disk)
+    killed = {"HETMEM_FAULTS": "step.done:1=kill"}
+    train(models["gpt2"], data, tmp_path / "o", expect=-9, env=killed, **flags)
+    assert list(disk.iterdir())
+    train(models["gpt2"], data, tmp_path / "p", **flags)
+    assert not list(disk.iterdir())
+
+
+@pytest.mark.parametrize("encrypt", ["true", "false"])
+def test_a_damaged_chunk_ends_the_run(models, data, tmp_path, disk, encrypt):
+    least = budgets(models["gpt2"], 2)[0]
+    words = ["--model", models["gpt2"], "--data", data, "--out", tmp_path / "o", "--steps", 100000,
+             "--batch-size", 2, "--sequence-length", 33, "--device-memory", least,
+             "--host-memory", 0, "--disk", disk, "--encrypt-disk", encrypt]
+    process = subprocess.Popen([BINARY, "train", *map(str, words)], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    for _ in range(3):
+        process.stdout.readline()
+    (file,) = [p for p in disk.rglob("*") if p.is_file() and p.stat().st_size > 4096]
+    process.send_signal(signal.SIGSTOP)
+    with file.open("r+b") as bytes_of_all:
+        for block in range(0, file.stat().st_size, 4096):
+            bytes_of_all.seek(block)
+            byte = bytes_of_all.read(1)
+            bytes_of_all.seek(block)
+            bytes_of_all.write(bytes([byte[0] ^ 1]))
+        bytes_of_all.flush()
+        os.fsync(bytes_of_all.fileno())
+    process.send_signal(signal.SIGCONT)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 4, error
+    assert error.startswith("hetmem: error: ") and error.count("\n") == 1 and "chunk " in error
+    assert not list(disk.iterdir())
+
+
+def test_rss_stays_within_the_budgets(models, data, tmp_path, disk):
+    peak = _rss(["train", "--model", models["gpt2"], "--data", data, "--out", tmp_path / "o",
+                 "--steps", 3, *SHAPE, "--device-memory", budgets(models["gpt2"], 2)[0],
+                 "--host-memory", 0, "--disk", disk], tmp_path)
+    memory = metrics(tmp_path / "o")[1]["memory"]
+    assert memory["device"]["peak"] + memory["host"]["peak"] <= peak < 256 << 20
