@@ -90,14 +90,11 @@ std::vector<AdamForm> adam_forms(const Streams& streams) {
   };
   const TensorView hi = part(w, 0, DType::kBFloat16, kAdamElements);
   const TensorView lo = part(w, kAdamElements * 2, DType::kInt16, kAdamElements);
-  constexpr int64_t kBlocks = ops::moment_blocks(kAdamElements);
-  const auto codes = [&](const TensorView& of) {
-    return part(of, 0, DType::kUint8, kAdamElements);
+  const auto records = [&](const TensorView& of) {
+    return part(of, 0, DType::kUint8, list_bytes(DType::kUint8, kAdamElements));
   };
-  const auto scales = [&](const TensorView& of) {
-    return part(of, kAdamElements, DType::kFloat32, kBlocks);
-  };
-  const ops::Moments8Bit coded{codes(m), codes(v), scales(m), scales(v)};
+  const TensorView coded_m = records(m);
+  const TensorView coded_v = records(v);
   return {
       {"adamw fp32", 28, fill,
        [=](Stream& stream, const ops::AdamWStep& step) {
@@ -109,10 +106,10 @@ std::vector<AdamForm> adam_forms(const Streams& streams) {
        }},
       {"adamw 8-bit", 16, fill_coded,
        [=](Stream& stream, const ops::AdamWStep& step) {
-         ops::adamw_8bit_step(stream, step, w, g, coded);
+         ops::adamw_8bit_step(stream, step, w, g, coded_m, coded_v);
        }},
       {"adamw 8-bit split master", 16, fill_coded, [=](Stream& stream, const ops::AdamWStep& step) {
-         ops::adamw_8bit_step(stream, step, hi, g, coded, lo);
+         ops::adamw_8bit_step(stream, step, hi, g, coded_m, coded_v, lo);
        }}};
 }
 

@@ -33,20 +33,20 @@ MemoryKind kind_of(ChunkList list) {
 }
 
 // Whether a chunk has a list at such a home: gradients wait where the optimizer is not at once.
-bool has_list(const ChunkShape& shape, int moments, bool on_device, ChunkList list) {
+bool has_list(const ChunkShape& shape, const MomentLists& moments, bool on_device, ChunkList list) {
   switch (list) {
     case ChunkList::kWeights:
       return true;
     case ChunkList::kLow:
       return shape.split;
     case ChunkList::kFirstMoment:
-      return shape.trained && moments > 0;
+      return shape.trained && moments.count > 0;
     case ChunkList::kSecondMoment:
-      return shape.trained && moments > 1;
+      return shape.trained && moments.count > 1;
     case ChunkList::kGradient:
       break;
   }
-  return shape.trained && moments > 0 && !on_device;
+  return shape.trained && moments.count > 0 && !on_device;
 }
 
 bool is_on_disk(const HomeChoice& choice, ChunkList list) {
@@ -56,18 +56,35 @@ bool is_on_disk(const HomeChoice& choice, ChunkList list) {
                                       : choice.places.optimizer_on_disk;
 }
 
-DType dtype_of(const ChunkShape& shape, ChunkList list) {
-  if (list == ChunkList::kLow) return DType::kInt16;
-  return list == ChunkList::kWeights && shape.split ? DType::kBFloat16 : DType::kFloat32;
+DType dtype_of(const ChunkShape& shape, const MomentLists& moments, ChunkList list) {
+  switch (list) {
+    case ChunkList::kWeights:
+      return shape.split ? DType::kBFloat16 : DType::kFloat32;
+    case ChunkList::kLow:
+      return DType::kInt16;
+    case ChunkList::kFirstMoment:
+    case ChunkList::kSecondMoment:
+      return moments.dtype;
+    case ChunkList::kGradient:
+      break;
+  }
+  return DType::kFloat32;
 }
 
-int64_t list_bytes(const ChunkShape& shape, ChunkList list) {
-  return shape.elements * size_of(dtype_of(shape, list));
+// Of a list in memory.
+int64_t bytes_of(const ChunkShape& shape, const MomentLists& moments, ChunkList list) {
+  switch (list) {
+    case ChunkList::kFirstMoment:
+    case ChunkList::kSecondMoment:
+      return shape.moment_bytes({1, moments.dtype});
+    default:
+      return list_bytes(dtype_of(shape, moments, list), shape.elements);
+  }
 }
 
 // Calls visit(list, its place on disk or not) for each list of a chunk.
 template <typename Visit>
-void for_each_list(const ChunkShape& shape, int moments, const HomeChoice& choice,
+void for_each_list(const ChunkShape& shape, const MomentLists& moments, const HomeChoice& choice,
                    const Visit& visit) {
   for (const ChunkList list : kAllLists) {
     if (has_list(shape, moments, choice.on_device, list)) visit(list, is_on_disk(choice, list));
@@ -76,29 +93,37 @@ void for_each_list(const ChunkShape& shape, int moments, const HomeChoice& choic
 
 }  // namespace
 
-BytesByKind ChunkHome::memory_bytes(const ChunkShape& shape, int moments,
+TensorView part_of_list(const TensorView& list, int64_t first, int64_t count) {
+  if (list.data == nullptr) return list;
+  const bool records = list.dtype == DType::kUint8;
+  return {static_cast<char*>(list.data) + list_bytes(list.dtype, first), list.dtype,
+          Shape{records ? list_bytes(list.dtype, count) : count}, list.space};
+}
+
+BytesByKind ChunkHome::memory_bytes(const ChunkShape& shape, const MomentLists& moments,
                                     const HomeChoice& choice) {
   BytesByKind bytes{};
   for_each_list(shape, moments, choice, [&](ChunkList list, bool on_disk) {
-    if (!on_disk) bytes[static_cast<size_t>(kind_of(list))] += list_bytes(shape, list);
+    if (!on_disk) bytes[static_cast<size_t>(kind_of(list))] += bytes_of(shape, moments, list);
   });
   return bytes;
 }
 
-int64_t ChunkHome::disk_bytes(const ChunkShape& shape, int moments, const HomeChoice& choice) {
+int64_t ChunkHome::disk_bytes(const ChunkShape& shape, const MomentLists& moments,
+                              const HomeChoice& choice) {
   int64_t bytes = 0;
   for_each_list(shape, moments, choice, [&](ChunkList list, bool on_disk) {
     for (int64_t first = 0; on_disk && first < shape.elements; first += kPageElements) {
       const int64_t count = std::min(kPageElements, shape.elements - first);
-      bytes += DiskTier::stored_bytes(count * size_of(dtype_of(shape, list)));
+      bytes += DiskTier::stored_bytes(list_bytes(dtype_of(shape, moments, list), count));
     }
   });
   return bytes;
 }
 
-ChunkHome::ChunkHome(const ChunkShape& shape, int chunk, int moments, const HomeChoice& choice,
-                     const HomeTiers& tiers)
-    : shape_(shape), choice_(choice) {
+ChunkHome::ChunkHome(const ChunkShape& shape, int chunk, const MomentLists& moments,
+                     const HomeChoice& choice, const HomeTiers& tiers)
+    : shape_(shape), moments_(moments), choice_(choice) {
   const BytesByKind bytes = memory_bytes(shape, moments, choice);
   state_bytes_ = bytes;
   state_bytes_[static_cast<size_t>(MemoryKind::kGradients)] = 0;
@@ -111,7 +136,7 @@ ChunkHome::ChunkHome(const ChunkShape& shape, int chunk, int moments, const Home
   for_each_list(shape, moments, choice, [&](ChunkList list, bool on_disk) {
     if (!on_disk) {
       offsets_[static_cast<size_t>(list)] = at;
-      at += list_bytes(shape, list);
+      at += bytes_of(shape, moments, list);
       return;
     }
     HETMEM_ASSERT(tiers.disk != nullptr);
@@ -121,7 +146,7 @@ ChunkHome::ChunkHome(const ChunkShape& shape, int chunk, int moments, const Home
       page.count = std::min(kPageElements, shape.elements - first);
       page.slot = tiers.disk->allocate(std::to_string(chunk) + " (" + name_of(list) + ", page " +
                                            std::to_string(first / kPageElements) + ")",
-                                       page.count * size_of(dtype_of(shape, list)), kind_of(list));
+                                       list_bytes(dtype(list), page.count), kind_of(list));
       pages(list).push_back(std::move(page));
     }
   });
@@ -131,7 +156,7 @@ bool ChunkHome::has(ChunkList list) const {
   return offsets_[static_cast<size_t>(list)] >= 0 || on_disk(list);
 }
 
-DType ChunkHome::dtype(ChunkList list) const { return dtype_of(shape_, list); }
+DType ChunkHome::dtype(ChunkList list) const { return dtype_of(shape_, moments_, list); }
 
 TensorView ChunkHome::memory(ChunkList list) const {
   return view(flipped_ && list != ChunkList::kGradient ? spare_ : buffer_, list);
@@ -145,7 +170,10 @@ TensorView ChunkHome::twin(ChunkList list) const {
 TensorView ChunkHome::view(const Buffer& buffer, ChunkList list) const {
   const int64_t offset = offsets_[static_cast<size_t>(list)];
   HETMEM_ASSERT(offset >= 0);
-  return buffer.view(offset, dtype(list), Shape{shape_.elements});
+  const DType of = dtype(list);
+  const bool records = of == DType::kUint8;
+  return buffer.view(offset, of,
+                     Shape{records ? list_bytes(of, shape_.elements) : shape_.elements});
 }
 
 void ChunkHome::make_twin(Tier& host) {

@@ -20,6 +20,10 @@ namespace hetmem {
 enum class ChunkList : uint8_t { kWeights, kFirstMoment, kSecondMoment, kLow, kGradient };
 constexpr size_t kChunkLists = 5;
 
+// Elements [first, first + count) of a list; of moments in 8 bits (kUint8) `first` begins a record,
+// and the view is of all bytes of the records.
+TensorView part_of_list(const TensorView& list, int64_t first, int64_t count);
+
 // Elements of a page: enough for disks at full speed, and little enough that a few of them are all
 // the memory that passing by takes.
 constexpr int64_t kPageElements = int64_t{1} << 19;
@@ -49,14 +53,16 @@ struct HomeTiers {
 class ChunkHome {
  public:
   ChunkHome() = default;
-  // Reserves all of it. `moments`: fp32 lists that the optimizer keeps. What is on disk has no
-  // contents yet. Throws Error (kDoesNotFit).
-  ChunkHome(const ChunkShape& shape, int chunk, int moments, const HomeChoice& choice,
-            const HomeTiers& tiers);
+  // Reserves all of it. `moments`: what the optimizer keeps. What is on disk has no contents yet.
+  // Throws Error (kDoesNotFit).
+  ChunkHome(const ChunkShape& shape, int chunk, const MomentLists& moments,
+            const HomeChoice& choice, const HomeTiers& tiers);
 
   // What it would take of a tier, on disk with what a slot takes beside its payload.
-  static BytesByKind memory_bytes(const ChunkShape& shape, int moments, const HomeChoice& choice);
-  static int64_t disk_bytes(const ChunkShape& shape, int moments, const HomeChoice& choice);
+  static BytesByKind memory_bytes(const ChunkShape& shape, const MomentLists& moments,
+                                  const HomeChoice& choice);
+  static int64_t disk_bytes(const ChunkShape& shape, const MomentLists& moments,
+                            const HomeChoice& choice);
 
   const HomeChoice& choice() const { return choice_; }
   bool has(ChunkList list) const;
@@ -80,6 +86,7 @@ class ChunkHome {
   TensorView view(const Buffer& buffer, ChunkList list) const;
 
   ChunkShape shape_;
+  MomentLists moments_;
   HomeChoice choice_;
   Buffer buffer_;              // lists in the order of their offsets, gradients last
   BytesByKind state_bytes_{};  // of it, without gradients

@@ -36,15 +36,15 @@ void ChunkPin::release() {
   manager_ = nullptr;
 }
 
-ChunkManager::ChunkManager(const ChunkLayout& layout, int moments, Tier& device, Tier& host,
-                           TransferEngine& transfers, DiskTier* disk)
+ChunkManager::ChunkManager(const ChunkLayout& layout, const MomentLists& moments, Tier& device,
+                           Tier& host, TransferEngine& transfers, DiskTier* disk)
     : layout_(layout),
       moments_(moments),
       tiers_{device, host, disk},
       transfers_(transfers),
       pins_(layout.chunks.size(), 0),
       page_(disk) {
-  HETMEM_ASSERT(moments >= 0 && moments <= 2);
+  HETMEM_ASSERT(moments.count >= 0 && moments.count <= 2);
 }
 
 const std::vector<bool> ChunkManager::residents() const {
@@ -153,7 +153,7 @@ void ChunkManager::copy_list(ChunkList list, int chunk, ChunkHome& from, ChunkHo
 }
 
 int64_t ChunkManager::state_bytes(int chunk) const {
-  return shape(chunk).list_bytes() * lists(chunk);
+  return shape(chunk).list_bytes() + shape(chunk).moment_bytes(moments_);
 }
 
 void ChunkManager::before_change(int chunk, Stream& stream) {
@@ -167,27 +167,23 @@ ChunkPin ChunkManager::pin(int chunk) {
 
 void ChunkManager::copy_out(ChunkHome& from, ChunkList list, int64_t first, int64_t count,
                             void* to) {
-  const int64_t size = size_of(from.dtype(list));
-  if (from.on_disk(list)) return page_.read(from.pages(list), size, first, count, to);
-  const TensorView view = from.memory(list);
-  const char* source = static_cast<const char*>(view.data) + first * size;
-  if (view.space == MemorySpace::kDevice) {
-    transfers_.copy_to_host(to, source, count * size);
+  if (from.on_disk(list)) return page_.read(from.pages(list), from.dtype(list), first, count, to);
+  const TensorView part = part_of_list(from.memory(list), first, count);
+  if (part.space == MemorySpace::kDevice) {
+    transfers_.copy_to_host(to, part.data, part.bytes());
   } else {
-    std::memcpy(to, source, static_cast<size_t>(count * size));
+    std::memcpy(to, part.data, static_cast<size_t>(part.bytes()));
   }
 }
 
 void ChunkManager::copy_in(ChunkHome& to, ChunkList list, int64_t first, int64_t count,
                            const void* from) {
-  const int64_t size = size_of(to.dtype(list));
-  if (to.on_disk(list)) return page_.write(to.pages(list), size, first, count, from);
-  const TensorView view = to.memory(list);
-  char* destination = static_cast<char*>(view.data) + first * size;
-  if (view.space == MemorySpace::kDevice) {
-    transfers_.copy_to_device(destination, from, count * size);
+  if (to.on_disk(list)) return page_.write(to.pages(list), to.dtype(list), first, count, from);
+  const TensorView part = part_of_list(to.memory(list), first, count);
+  if (part.space == MemorySpace::kDevice) {
+    transfers_.copy_to_device(part.data, from, part.bytes());
   } else {
-    std::memcpy(destination, from, static_cast<size_t>(count * size));
+    std::memcpy(part.data, from, static_cast<size_t>(part.bytes()));
   }
 }
 
@@ -223,7 +219,8 @@ void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
     for (int64_t first = 0; first < piece.elements; first += kBlock) {
       const int64_t count = std::min(kBlock, piece.elements - first);
       if (plain && from.memory(list).space == MemorySpace::kHost) {
-        sink(from.memory(list).as<float>() + piece.offset + first, count);
+        const TensorView part = part_of_list(from.memory(list), piece.offset + first, count);
+        sink(static_cast<const float*>(part.data), words_of(from.dtype(list), count));
         continue;
       }
       block.resize(static_cast<size_t>(kBlock));
@@ -232,7 +229,7 @@ void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
       } else {
         copy_out(from, list, piece.offset + first, count, block.data());
       }
-      sink(block.data(), count);
+      sink(block.data(), words_of(from.dtype(list), count));
     }
   }
   page_.flush();
@@ -251,18 +248,20 @@ void ChunkManager::write(ChunkList list, int tensor, const Source& source) {
     const bool plain = !split && !to.on_disk(list);
     for (int64_t first = 0; first < piece.elements; first += kBlock) {
       const int64_t count = std::min(kBlock, piece.elements - first);
+      const int64_t words = words_of(to.dtype(list), count);
       if (plain && to.memory(list).space == MemorySpace::kHost) {
-        source(to.memory(list).as<float>() + piece.offset + first, done, count);
+        const TensorView part = part_of_list(to.memory(list), piece.offset + first, count);
+        source(static_cast<float*>(part.data), done, words);
       } else {
         block.resize(static_cast<size_t>(kBlock));
-        source(block.data(), done, count);
+        source(block.data(), done, words);
         if (split) {
           write_halves(to, piece.offset + first, count, block.data());
         } else {
           copy_in(to, list, piece.offset + first, count, block.data());
         }
       }
-      done += count;
+      done += words;
     }
   }
   page_.flush();

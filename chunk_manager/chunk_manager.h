@@ -51,8 +51,8 @@ class ChunkPin {
 
 class ChunkManager {
  public:
-  // `moments`: fp32 tensors that the optimizer keeps for each trained one. `disk` may be null.
-  ChunkManager(const ChunkLayout& layout, int moments, Tier& device, Tier& host,
+  // `moments`: what the optimizer keeps of each trained tensor. `disk` may be null.
+  ChunkManager(const ChunkLayout& layout, const MomentLists& moments, Tier& device, Tier& host,
                TransferEngine& transfers, DiskTier* disk = nullptr);
 
   // Gives every chunk its home: at first memory, later by moving chunks, one at a time, those that
@@ -66,13 +66,14 @@ class ChunkManager {
   const std::vector<bool> residents() const;
 
   const ChunkLayout& layout() const { return layout_; }
-  int moments() const { return moments_; }
+  const MomentLists& moments() const { return moments_; }
   // Weights, and moments of what is trained.
-  int lists(int chunk) const { return shape(chunk).trained ? 1 + moments_ : 1; }
+  int lists(int chunk) const { return shape(chunk).trained ? 1 + moments_.count : 1; }
 
   // A chunk's part of a list at its home, in the memory space of the home; it must be in memory.
   // fp32, but for weights that are split: the high halves are bf16, kLow has the others, int16.
-  // kGradient is where the gradients of a chunk that does not stay wait.
+  // kGradient is where the gradients of a chunk that does not stay wait. Moments in 8 bits are
+  // bytes.
   TensorView whole(ChunkList list, int chunk) const { return home(chunk).memory(list); }
   // The same in the twin of a chunk, which must have one.
   TensorView twin(ChunkList list, int chunk) const { return home(chunk).twin(list); }
@@ -99,7 +100,8 @@ class ChunkManager {
   int pins(int chunk) const { return pins_[static_cast<size_t>(chunk)]; }
 
   // Reads or writes a tensor in fp32, elements in order, wherever it is, in blocks of up to kBlock
-  // elements. Nothing may be under way with its chunks.
+  // elements; moments in 8 bits as they are, word by word of their records (words_of()). Nothing
+  // may be under way with its chunks.
   static constexpr int64_t kBlock = int64_t{1} << 20;
   using Sink = std::function<void(const float* data, int64_t count)>;
   using Source = std::function<void(float* destination, int64_t first, int64_t count)>;
@@ -123,7 +125,7 @@ class ChunkManager {
   void write_halves(ChunkHome& to, int64_t first, int64_t count, const float* from);
 
   const ChunkLayout& layout_;
-  const int moments_;
+  const MomentLists moments_;
   const HomeTiers tiers_;
   TransferEngine& transfers_;
   std::vector<ChunkHome> homes_;

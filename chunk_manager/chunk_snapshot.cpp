@@ -59,7 +59,7 @@ void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& s
       } else {
         read_block(list, at.chunk, from, count, last, block_.data());
       }
-      sink(block_.data(), count);
+      sink(block_.data(), words_of(chunks_.dtype(list, at.chunk), count));
     }
   }
 }
@@ -86,11 +86,11 @@ void ChunkSnapshot::read_block(ChunkList list, int chunk, int64_t first, int64_t
       state.reading = true;
     }
   }
-  const int64_t size = size_of(chunks_.dtype(list, chunk));
+  const DType dtype = chunks_.dtype(list, chunk);
   if (source == nullptr) {
-    page_.read(chunks_.pages(list, chunk), size, first, count, to);
+    page_.read(chunks_.pages(list, chunk), dtype, first, count, to);
   } else {
-    reading_->copy(to, source + first * size, count * size, direction);
+    reading_->copy(to, source + list_bytes(dtype, first), list_bytes(dtype, count), direction);
     reading_->synchronize();
   }
   if (from_spare) sparing_->check();  // what was waited for may have failed

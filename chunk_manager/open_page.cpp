@@ -50,21 +50,21 @@ void OpenPage::clear(DiskPage& page) {
   flush();
 }
 
-void OpenPage::read(std::vector<DiskPage>& pages, int64_t element_bytes, int64_t first,
-                    int64_t count, void* to) {
+void OpenPage::read(std::vector<DiskPage>& pages, DType dtype, int64_t first, int64_t count,
+                    void* to) {
   auto* out = static_cast<std::byte*>(to);
   visit_pages(pages, first, count, [&](DiskPage& page, int64_t in_page, int64_t done, int64_t now) {
-    std::memcpy(out + done * element_bytes, open(page) + in_page * element_bytes,
-                static_cast<size_t>(now * element_bytes));
+    std::memcpy(out + list_bytes(dtype, done), open(page) + list_bytes(dtype, in_page),
+                static_cast<size_t>(list_bytes(dtype, now)));
   });
 }
 
-void OpenPage::write(std::vector<DiskPage>& pages, int64_t element_bytes, int64_t first,
-                     int64_t count, const void* from) {
+void OpenPage::write(std::vector<DiskPage>& pages, DType dtype, int64_t first, int64_t count,
+                     const void* from) {
   const auto* in = static_cast<const std::byte*>(from);
   visit_pages(pages, first, count, [&](DiskPage& page, int64_t in_page, int64_t done, int64_t now) {
-    std::memcpy(open(page) + in_page * element_bytes, in + done * element_bytes,
-                static_cast<size_t>(now * element_bytes));
+    std::memcpy(open(page) + list_bytes(dtype, in_page), in + list_bytes(dtype, done),
+                static_cast<size_t>(list_bytes(dtype, now)));
     changed_ = true;
   });
 }

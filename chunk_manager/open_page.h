@@ -15,11 +15,10 @@ class OpenPage {
  public:
   explicit OpenPage(DiskTier* disk) : disk_(disk) {}
 
-  // Elements [first, first + count) of a list that is on disk; what was never written is zero.
-  // Throws Error (kStorage, kCorrupt) naming the chunk.
-  void read(std::vector<DiskPage>& pages, int64_t element_bytes, int64_t first, int64_t count,
-            void* to);
-  void write(std::vector<DiskPage>& pages, int64_t element_bytes, int64_t first, int64_t count,
+  // Elements [first, first + count) of a list that is on disk (list_bytes()); what was never
+  // written is zero. Throws Error (kStorage, kCorrupt) naming the chunk.
+  void read(std::vector<DiskPage>& pages, DType dtype, int64_t first, int64_t count, void* to);
+  void write(std::vector<DiskPage>& pages, DType dtype, int64_t first, int64_t count,
              const void* from);
   // Writes zeros to a page that was never written.
   void clear(DiskPage& page);

@@ -131,15 +131,14 @@ void PageTransfers::step(int chunk, Stream& host,
       TensorView& view = view_of(part, list);
       const DType dtype = chunks_.dtype(list, chunk);
       if (!chunks_.on_disk(list, chunk)) {
-        const TensorView whole = chunks_.whole(list, chunk);
-        view = {static_cast<char*>(whole.data) + first * size_of(dtype), dtype, Shape{part.count},
-                MemorySpace::kHost};
+        view = part_of_list(chunks_.whole(list, chunk), first, part.count);
         continue;
       }
       DiskPage& page = chunks_.pages(list, chunk)[static_cast<size_t>(first / kPageElements)];
       Staging& staging = read(page);
       host.wait(page.busy);
-      view = {staging.data, dtype, Shape{part.count}, MemorySpace::kHost};
+      view =
+          part_of_list({staging.data, dtype, Shape{part.count}, MemorySpace::kHost}, 0, part.count);
       staged.push_back({list, &page, &staging});
     }
     enqueue(part);

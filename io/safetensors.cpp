@@ -192,6 +192,14 @@ void SafetensorsReader::read(const std::string& name, void* destination) const {
   files_[found.file].read(found.offset, destination, found.info.bytes);
 }
 
+void SafetensorsReader::read(const std::string& name, int64_t first, int64_t count,
+                             void* destination) const {
+  const Entry& found = entry(name);
+  HETMEM_ASSERT(first >= 0 && first + count <= found.info.shape.elements());
+  const int64_t size = size_of(found.info.dtype);
+  files_[found.file].read(found.offset + first * size, destination, count * size);
+}
+
 void SafetensorsReader::read_as_float(const std::string& name, float* destination) const {
   read_as_float(name, 0, info(name).shape.elements(), destination);
 }
@@ -201,10 +209,7 @@ void SafetensorsReader::read_as_float(const std::string& name, int64_t first, in
   const Entry& found = entry(name);
   const DType dtype = found.info.dtype;
   HETMEM_ASSERT(first >= 0 && first + count <= found.info.shape.elements());
-  if (dtype == DType::kFloat32) {
-    files_[found.file].read(found.offset + first * 4, destination, count * 4);
-    return;
-  }
+  if (dtype == DType::kFloat32) return read(name, first, count, destination);
   if (dtype != DType::kBFloat16 && dtype != DType::kFloat16) {
     refuse(file_of(name), "tensor \"" + name + "\" is " + std::string(name_of(dtype)) +
                               "; weights must be float32, bfloat16 or float16");

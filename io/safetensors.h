@@ -34,6 +34,8 @@ class SafetensorsReader {
   // The file that holds a tensor, for messages.
   const std::string& file_of(const std::string& name) const;
   void read(const std::string& name, void* destination) const;
+  // `count` of them, from `first` on.
+  void read(const std::string& name, int64_t first, int64_t count, void* destination) const;
   // All elements as fp32 (from F32, BF16 or F16). Throws Error (kBadInput) for other dtypes.
   void read_as_float(const std::string& name, float* destination) const;
   // `count` of them, from `first` on.

@@ -91,22 +91,19 @@ void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, Tensor
 }
 
 void adamw_8bit_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
-                     const Moments8Bit& moments, TensorView low) {
+                     TensorView m, TensorView v, TensorView low) {
   require_weight(stream, weight, low);
   require_space(stream, gradient);
-  for (const TensorView* codes : {&moments.m, &moments.v}) {
-    require_space(stream, *codes);
-    HETMEM_ASSERT(codes->dtype == DType::kUint8 && codes->elements() == weight.elements());
-  }
-  for (const TensorView* scales : {&moments.m_scales, &moments.v_scales}) {
-    require_space(stream, *scales);
-    HETMEM_ASSERT(scales->elements() == moment_blocks(weight.elements()));
+  for (const TensorView* records : {&m, &v}) {
+    require_space(stream, *records);
+    HETMEM_ASSERT(records->dtype == DType::kUint8 &&
+                  records->bytes() == list_bytes(DType::kUint8, weight.elements()));
   }
   if (on_cuda(stream)) {
-    return cuda_backend::adamw_8bit_step(stream, step, weight, gradient, moments, low);
+    return cuda_backend::adamw_8bit_step(stream, step, weight, gradient, m, v, low);
   }
   cpu_stream(stream).enqueue(
-      [=](ThreadPool& pool) { cpu::adamw_8bit_step(pool, step, weight, gradient, moments, low); });
+      [=](ThreadPool& pool) { cpu::adamw_8bit_step(pool, step, weight, gradient, m, v, low); });
 }
 
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,

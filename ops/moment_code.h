@@ -25,9 +25,10 @@
 
 #include <cstdint>
 
+#include "core/moments.h"
+
 namespace hetmem::ops {
 
-constexpr int64_t kMomentBlock = 256;
 constexpr int kMomentLevels = 8;
 constexpr float kLeastFraction = 0x1p-23F;        // below half of the first code's
 constexpr float kOffset = 8.0F / 9.0F;            // 1 - 0.1 / 0.9

@@ -55,22 +55,13 @@ void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache);
 void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
                 TensorView m, TensorView v, TensorView low = {});
 
-// AdamW with m and v in 8 bits (ops/moment_code.h): the step above, without_second_correction, on
-// the moments that the codes stand for; the new ones are encoded when the weight has been stepped.
-// Blocks of kMomentBlock elements count from the start of the views: a piece of a tensor must begin
-// at a multiple of kMomentBlock for the results to be those of the tensor in one. Zeros everywhere
-// are moments of zero.
-struct Moments8Bit {
-  TensorView m;         // uint8, as many as weights
-  TensorView v;         // the same
-  TensorView m_scales;  // fp32 [moment_blocks(weights)]
-  TensorView v_scales;
-};
-constexpr int64_t moment_blocks(int64_t elements) {
-  return (elements + kMomentBlock - 1) / kMomentBlock;
-}
+// AdamW with m and v in 8 bits (ops/moment_code.h), as uint8 [records, kMomentRecordBytes]
+// (core/moments.h): the step above, without_second_correction, on the moments that the codes stand
+// for; the new ones are encoded when the weight has been stepped. Records count from the start of
+// the views: a piece of a tensor must begin at a multiple of kMomentBlock for the results to be
+// those of the tensor in one. Zeros everywhere are moments of zero.
 void adamw_8bit_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
-                     const Moments8Bit& moments, TensorView low = {});
+                     TensorView m, TensorView v, TensorView low = {});
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
               TensorView momentum, TensorView low = {});
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <set>
 
 #include "core/error.h"
@@ -14,24 +15,36 @@ namespace {
 constexpr int64_t kLargeEnough = int64_t{4} << 20;
 constexpr int64_t kFewestChunks = 32;
 
-int64_t aligned(int64_t elements, bool split) {
-  const int64_t unit = split ? kSplitPieceAlignment : kPieceAlignment;
-  return (elements + unit - 1) / unit * unit;
-}
+// Elements that pieces are rounded up to, and the fewest rows that a piece of a table may have.
+struct Alignment {
+  explicit Alignment(DType moments) : block(moments == DType::kUint8 ? kMomentBlock : 1) {}
+
+  int64_t aligned(int64_t elements, bool split) const {
+    const int64_t unit = std::max(block, split ? kSplitPieceAlignment : kPieceAlignment);
+    return (elements + unit - 1) / unit * unit;
+  }
+  int64_t fewest_rows(const LayoutTensor& tensor) const {
+    return std::clamp<int64_t>(block / std::gcd(block, tensor.row_elements), 1,
+                               std::max<int64_t>(1, tensor.rows));
+  }
+  int64_t block;  // pieces begin with one
+};
 
 int64_t elements_of(const LayoutTensor& tensor) { return tensor.rows * tensor.row_elements; }
 bool is_vector(const LayoutTensor& tensor) { return tensor.rows == 1; }
 
-int64_t block_rows_of(const LayoutTensor& tensor, int64_t capacity) {
+int64_t block_rows_of(const LayoutTensor& tensor, int64_t capacity, const Alignment& alignment) {
   if (!tensor.table) return tensor.rows;
   const int64_t rows = capacity / std::max<int64_t>(1, tensor.row_elements);
+  const int64_t fewest = alignment.fewest_rows(tensor);
   // Whole lines of logits where there are enough.
-  const int64_t whole = rows < kPieceAlignment ? rows : rows - rows % kPieceAlignment;
-  return std::clamp<int64_t>(whole, 1, tensor.rows);
+  const int64_t unit = rows < kPieceAlignment ? fewest : std::max(kPieceAlignment, fewest);
+  return std::min(std::max(rows - rows % unit, fewest), tensor.rows);
 }
 
 // Fills chunks of one capacity, in order; one open chunk for each class of tensors.
-ChunkLayout fill(const std::vector<LayoutTensor>& tensors, int64_t capacity) {
+ChunkLayout fill(const std::vector<LayoutTensor>& tensors, int64_t capacity,
+                 const Alignment& alignment) {
   ChunkLayout layout;
   layout.capacity = capacity;
   layout.pieces.resize(tensors.size());
@@ -39,7 +52,7 @@ ChunkLayout fill(const std::vector<LayoutTensor>& tensors, int64_t capacity) {
   open.fill(-1);
   for (size_t i = 0; i < tensors.size(); ++i) {
     const LayoutTensor& tensor = tensors[i];
-    const int64_t block = block_rows_of(tensor, capacity);
+    const int64_t block = block_rows_of(tensor, capacity, alignment);
     layout.block_rows.push_back(block);
     const size_t kind = tensor.table ? 2 : is_vector(tensor) ? 1 : 0;
     int& current = open[kind * 4 + (tensor.trained ? 2 : 0) + (tensor.split ? 1 : 0)];
@@ -56,7 +69,7 @@ ChunkLayout fill(const std::vector<LayoutTensor>& tensors, int64_t capacity) {
       ChunkShape& chunk = layout.chunks[static_cast<size_t>(current)];
       layout.pieces[i].push_back({current, static_cast<int>(chunk.pieces.size())});
       chunk.pieces.push_back({static_cast<int>(i), row, rows, chunk.elements, elements});
-      chunk.elements = aligned(chunk.elements + elements, chunk.split);
+      chunk.elements = alignment.aligned(chunk.elements + elements, chunk.split);
     }
   }
   return layout;
@@ -73,13 +86,13 @@ int64_t unused(const ChunkLayout& layout, const std::vector<LayoutTensor>& tenso
 }
 
 // Capacities worth a try: what consecutive matrices take together.
-std::set<int64_t> candidates(const std::vector<LayoutTensor>& tensors) {
+std::set<int64_t> candidates(const std::vector<LayoutTensor>& tensors, const Alignment& alignment) {
   int64_t largest = 1;
   int64_t all = 0;
   for (const LayoutTensor& tensor : tensors) {
     all += elements_of(tensor);
-    largest = std::max(
-        largest, aligned(tensor.table ? tensor.row_elements : elements_of(tensor), tensor.split));
+    const int64_t rows = tensor.table ? alignment.fewest_rows(tensor) : tensor.rows;
+    largest = std::max(largest, alignment.aligned(rows * tensor.row_elements, tensor.split));
   }
   const int64_t most = std::max(largest, std::min(kLargeEnough, all / kFewestChunks));
   std::set<int64_t> found{largest};
@@ -90,7 +103,7 @@ std::set<int64_t> candidates(const std::vector<LayoutTensor>& tensors) {
     int64_t sum = 0;
     for (size_t i = start; i < tensors.size(); ++i) {
       if (tensors[i].table || is_vector(tensors[i])) continue;
-      sum += aligned(elements_of(tensors[i]), tensors[i].split);
+      sum += alignment.aligned(elements_of(tensors[i]), tensors[i].split);
       if (sum > most) break;
       if (sum >= largest) found.insert(sum);
     }
@@ -100,12 +113,19 @@ std::set<int64_t> candidates(const std::vector<LayoutTensor>& tensors) {
 
 }  // namespace
 
-ChunkLayout layout_chunks(const std::vector<LayoutTensor>& tensors) {
+int64_t ChunkShape::moment_bytes(const MomentLists& moments) const {
+  constexpr int64_t kLine = 64;
+  if (!trained) return 0;
+  return (hetmem::list_bytes(moments.dtype, elements) + kLine - 1) / kLine * kLine * moments.count;
+}
+
+ChunkLayout layout_chunks(const std::vector<LayoutTensor>& tensors, DType moments) {
   HETMEM_ASSERT(!tensors.empty());
+  const Alignment alignment(moments);
   ChunkLayout best;
   int64_t least = -1;
-  for (const int64_t capacity : candidates(tensors)) {
-    ChunkLayout layout = fill(tensors, capacity);
+  for (const int64_t capacity : candidates(tensors, alignment)) {
+    ChunkLayout layout = fill(tensors, capacity, alignment);
     const int64_t left = unused(layout, tensors);
     if (least >= 0 && left > least) continue;  // of equals the largest
     least = left;

@@ -5,13 +5,15 @@
 // whole rows) and vectors (norm weights, biases: small, and needed all the time) fill chunks of
 // their own, and so do frozen tensors, and those whose weights are split. A chunk takes the memory
 // of what it holds; the capacity, chosen for the least unused, limits how much that is. The layout
-// depends on the tensors alone, never on budgets: blocks of rows decide how sums over a table are
-// cut, so results depend on them. Pure.
+// depends on the tensors and their moments alone, never on budgets: blocks of rows decide how sums
+// over a table are cut, so results depend on them. Pure.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "core/moments.h"
 
 namespace hetmem {
 
@@ -34,7 +36,7 @@ struct ChunkPiece {
 
 struct ChunkShape {
   std::vector<ChunkPiece> pieces;
-  int64_t elements = 0;  // to the end of the last piece, in whole lines of 64 bytes
+  int64_t elements = 0;  // to the end of the last piece, aligned
   bool trained = true;
   bool split = false;
 
@@ -43,6 +45,8 @@ struct ChunkShape {
   // What ops read of the weights, and what only the optimizer needs of them.
   int64_t weight_bytes() const { return split ? elements * 2 : list_bytes(); }
   int64_t low_bytes() const { return list_bytes() - weight_bytes(); }
+  // What the optimizer keeps, list by list in whole lines of 64 bytes.
+  int64_t moment_bytes(const MomentLists& moments) const;
 };
 
 // Where one piece is.
@@ -68,6 +72,8 @@ struct ChunkLayout {
 constexpr int64_t kPieceAlignment = 16;
 constexpr int64_t kSplitPieceAlignment = 32;
 
-ChunkLayout layout_chunks(const std::vector<LayoutTensor>& tensors);
+// `moments`: of those in 8 bits every piece begins with a record, in its chunk and in its tensor.
+ChunkLayout layout_chunks(const std::vector<LayoutTensor>& tensors,
+                          DType moments = DType::kFloat32);
 
 }  // namespace hetmem

@@ -39,13 +39,17 @@ std::vector<StoredTensor> optimizer_tensors(const ModelConfig& model, const Trai
                                             const std::vector<StateTensor>& state) {
   std::vector<StoredTensor> tensors;
   for (size_t i = 0; i < state.size(); ++i) {
-    const auto add = [&](const std::string& name, ChunkList list) {
-      tensors.push_back({{name, DType::kFloat32, state[i].shape}, list, i});
-    };
-    if (model.dtype != DType::kFloat32) add(master_name(state[i].name), ChunkList::kWeights);
+    if (model.dtype != DType::kFloat32) {
+      const NamedTensorInfo master{master_name(state[i].name), DType::kFloat32, state[i].shape};
+      tensors.push_back({master, ChunkList::kWeights, i});
+    }
     constexpr std::array kMoments{ChunkList::kFirstMoment, ChunkList::kSecondMoment};
+    const DType moments = moments_of(config.optimizer).dtype;
+    const Shape records{moment_blocks(state[i].shape.elements()), kMomentRecordBytes};
+    const Shape& shape = moments == DType::kUint8 ? records : state[i].shape;
     for (size_t which = 0; which < static_cast<size_t>(state[i].moments); ++which) {
-      add(moment_name(config, which, state[i].name), kMoments.at(which));
+      const std::string name = moment_name(config, which, state[i].name);
+      tensors.push_back({{name, moments, shape}, kMoments.at(which), i});
     }
   }
   return tensors;
@@ -114,13 +118,20 @@ std::optional<DataIdentity> data_of(const Json& state, const std::string& path) 
 void read_tensor(Trainer& trainer, const SafetensorsReader& reader, const StoredTensor& tensor,
                  const std::string& folder) {
   const std::string& name = tensor.info.name;
-  if (!reader.contains(name) || !(reader.info(name).shape == tensor.info.shape)) {
+  const bool records = tensor.info.dtype == DType::kUint8;
+  if (!reader.contains(name) || !(reader.info(name).shape == tensor.info.shape) ||
+      (records && reader.info(name).dtype != tensor.info.dtype)) {
     throw Error(ErrorKind::kBadInput, folder + ": \"" + name +
                                           "\" is missing or of another shape; was the checkpoint "
                                           "written with another model, optimizer or --freeze?");
   }
   trainer.write(tensor.list, tensor.index, [&](float* to, int64_t first, int64_t count) {
-    reader.read_as_float(name, first, count, to);
+    if (records) {  // word by word
+      constexpr int64_t kWord = sizeof(float);
+      reader.read(name, first * kWord, count * kWord, to);
+    } else {
+      reader.read_as_float(name, first, count, to);
+    }
   });
 }
 

@@ -17,15 +17,8 @@ namespace {
 
 constexpr int64_t kDoubleBytes = sizeof(double);
 
-// Elements [first, first + count) of a list; of an empty one nothing.
-TensorView part_of(const TensorView& list, int64_t first, int64_t count) {
-  if (list.data == nullptr) return list;
-  return {static_cast<char*>(list.data) + first * size_of(list.dtype), list.dtype, Shape{count},
-          list.space};
-}
-
 TensorView part_of(const TensorView& list, const ChunkPiece& piece) {
-  return part_of(list, piece.offset, piece.elements);
+  return part_of_list(list, piece.offset, piece.elements);
 }
 
 // What a step changes.
@@ -34,8 +27,8 @@ constexpr std::array<TensorView PieceState::*, 4> kStateLists{
 
 PieceState part_of(const PieceState& piece, int64_t first, int64_t count) {
   PieceState part = piece;
-  part.gradient = part_of(piece.gradient, first, count);
-  for (const auto list : kStateLists) part.*list = part_of(piece.*list, first, count);
+  part.gradient = part_of_list(piece.gradient, first, count);
+  for (const auto list : kStateLists) part.*list = part_of_list(piece.*list, first, count);
   return part;
 }
 
@@ -272,7 +265,7 @@ std::vector<PieceState> StepExecutor::pieces_of(int chunk, StateOf which) const 
     if (shape.split) state.low = part_of(list_of(ChunkList::kLow), piece);
     state.gradient = part_of(gradient, piece);
     state.first_moment = part_of(list_of(ChunkList::kFirstMoment), piece);
-    if (chunks_.moments() > 1) {
+    if (chunks_.moments().count > 1) {
       state.second_moment = part_of(list_of(ChunkList::kSecondMoment), piece);
     }
     pieces.push_back(std::move(state));

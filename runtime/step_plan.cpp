@@ -45,8 +45,8 @@ class RunPlanner {
       run.training = plan_training(options);
       const Plan& training = run.training.plan;
       // Evaluation keeps to the memory of training where it can.
-      Plan plan = plan_evaluation(training.resident, with_memory(training.device.peak, budgets_.host),
-                                  &training.places);
+      Plan plan = plan_evaluation(
+          training.resident, with_memory(training.device.peak, budgets_.host), &training.places);
       if (!plan.fits) {
         plan = plan_evaluation(training.resident, with_memory(plan.smallest_device, budgets_.host),
                                &training.places);
@@ -114,7 +114,8 @@ class RunPlanner {
     const TierBudgets budgets = with_memory(0, host);
     const Plan least = make_plan(access, budgets, copies_);
     if (least.smallest_device < 0) return -1;
-    return std::max(least.smallest_device, plan_evaluation(least.resident, budgets).smallest_device);
+    return std::max(least.smallest_device,
+                    plan_evaluation(least.resident, budgets).smallest_device);
   }
 
   // What evaluation takes beyond the pool of training is reserved with it.
@@ -139,9 +140,19 @@ class RunPlanner {
 RunPrograms::RunPrograms(const ModelConfig& model, const TrainConfig& config, int64_t sequence)
     : training(compile_training(model, config, sequence)),
       evaluation(compile_evaluation(model, config, sequence)),
-      layout(layout_of(training)) {}
+      layout(layout_of(training, moments_of(config.optimizer).dtype)) {}
 
-int moments_of(OptimizerKind optimizer) { return optimizer == OptimizerKind::kAdamW ? 2 : 1; }
+MomentLists moments_of(OptimizerKind optimizer) {
+  switch (optimizer) {
+    case OptimizerKind::kAdamW:
+      return {2, DType::kFloat32};
+    case OptimizerKind::kAdamW8Bit:
+      return {2, DType::kUint8};
+    case OptimizerKind::kSgd:
+      break;
+  }
+  return {1, DType::kFloat32};
+}
 
 MeasuredTimes::Key MeasuredTimes::key_of(const OpInstance& op) {
   return {op.step, op.chunk, static_cast<int>(op.part.stage), op.part.first_row,

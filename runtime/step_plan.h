@@ -77,6 +77,6 @@ TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine = 
 [[noreturn]] void refuse(const RunPlan& plan, const TierBudgets& budgets);
 
 // Moments of an optimizer.
-int moments_of(OptimizerKind optimizer);
+MomentLists moments_of(OptimizerKind optimizer);
 
 }  // namespace hetmem

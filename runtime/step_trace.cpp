@@ -11,11 +11,6 @@
 namespace hetmem {
 namespace {
 
-// What an optimizer step reads and writes of each byte of master weights: w, m and v both ways, g
-// once.
-constexpr double kStepBytes = 7;
-// One into other memory also brings what it writes there into the caches.
-constexpr double kEarlyStepBytes = kStepBytes + 3;
 constexpr int64_t kFixedAlignment = 64;
 
 bool is_pooled(const Value& value) {
@@ -246,20 +241,22 @@ class Tracer {
     for (const ChunkShape& shape : layout_.chunks) {
       TraceChunk chunk;
       chunk.weight_bytes = shape.weight_bytes();
-      chunk.optimizer_bytes = shape.low_bytes();
       // Optimizer state is there during evaluation, too.
-      if (shape.trained) chunk.optimizer_bytes += shape.list_bytes() * options_.moments;
+      chunk.optimizer_bytes = shape.low_bytes() + shape.moment_bytes(options_.moments);
       chunk.weight_trailers = trailers(shape, {.weights_on_disk = true}, chunk.weight_bytes);
       chunk.optimizer_trailers =
           trailers(shape, {.optimizer_on_disk = true}, chunk.optimizer_bytes);
       if (program_.training && shape.trained) {
         chunk.gradient_bytes = shape.list_bytes();
         chunk.gradient_trailers = trailers(shape, {.gradient_on_disk = true}, chunk.gradient_bytes);
-        const double moved = kStepBytes * static_cast<double>(shape.list_bytes());
+        // A step reads and writes weights and moments, and reads gradients. One into other memory
+        // also brings what it writes there into the caches.
+        const auto state = static_cast<double>(chunk.state_bytes());
+        const double moved = 2 * state + static_cast<double>(chunk.gradient_bytes);
         chunk.device_step_seconds = moved / rates_.memory_bandwidth;
         chunk.host_step_seconds =
             moved / (rates_.host_bandwidth > 0 ? rates_.host_bandwidth : rates_.memory_bandwidth);
-        chunk.early_step_seconds = chunk.host_step_seconds * kEarlyStepBytes / kStepBytes;
+        chunk.early_step_seconds = chunk.host_step_seconds * (moved + state) / moved;
       }
       chunks.push_back(std::move(chunk));
     }
@@ -383,7 +380,7 @@ std::vector<PieceOf> pieces_of_operand(const Program& program, const ChunkLayout
   return found;
 }
 
-ChunkLayout layout_of(const Program& program) {
+ChunkLayout layout_of(const Program& program, DType moments) {
   std::vector<bool> table(program.weights.size(), false);
   std::vector<bool> other(program.weights.size(), false);
   for (const Step& step : program.steps) {
@@ -402,7 +399,7 @@ ChunkLayout layout_of(const Program& program) {
                        table[i] && !other[i], !program.training || program.gradients[i] != kNoValue,
                        value.dtype == DType::kBFloat16});
   }
-  return layout_chunks(tensors);
+  return layout_chunks(tensors, moments);
 }
 
 }  // namespace hetmem

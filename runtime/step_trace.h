@@ -18,7 +18,7 @@
 namespace hetmem {
 
 // The chunks of a Program's weights, by Program::weights.
-ChunkLayout layout_of(const Program& program);
+ChunkLayout layout_of(const Program& program, DType moments = DType::kFloat32);
 
 // One op of the trace.
 struct OpInstance {
@@ -50,7 +50,7 @@ struct StepTrace {
 struct StepTraceOptions {
   int64_t micro_batches = 1;
   int64_t group = 1;  // micro-batches that pass a chunk before the next one is brought
-  int moments = 2;
+  MomentLists moments{2, DType::kFloat32};
   DeviceKind device = DeviceKind::kCpu;  // whose kernels take tables in parts
 };
 

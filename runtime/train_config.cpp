@@ -136,8 +136,12 @@ void append_optimizer(std::vector<Option>& table) {
       optional_real({"decay-steps", group, "X", "10 %", "steps of decay of wsd; below 1: a ratio"},
                     &C::decay_steps));
   table.push_back(choice<TrainConfig, OptimizerKind>(
-      {"optimizer", group, "NAME", "adamw", "adamw or sgd"}, &C::optimizer,
-      {{OptimizerKind::kAdamW, "adamw"}, {OptimizerKind::kSgd, "sgd"}}, {"adamw_8bit"}));
+      {"optimizer", group, "NAME", "adamw",
+       "adamw, adamw_8bit (moments in blocks of 256 codes with a scale) or sgd"},
+      &C::optimizer,
+      {{OptimizerKind::kAdamW, "adamw"},
+       {OptimizerKind::kAdamW8Bit, "adamw_8bit"},
+       {OptimizerKind::kSgd, "sgd"}}));
   table.push_back(real({"momentum", group, "X", "0.9", "of sgd"}, &C::momentum, kAnyPositive));
   table.push_back(real({"weight-decay", group, "X", "0", "not on biases and norm weights"},
                        &C::weight_decay, kAnyPositive));

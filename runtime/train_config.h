@@ -15,7 +15,7 @@
 namespace hetmem {
 
 enum class ScheduleKind { kLinear, kCosine, kConstant, kConstantWithWarmup, kWsd };
-enum class OptimizerKind { kAdamW, kSgd };
+enum class OptimizerKind { kAdamW, kAdamW8Bit, kSgd };
 enum class OnNonFinite { kStop, kSkip };
 enum class LogFormat { kAuto, kJson, kPlain };
 

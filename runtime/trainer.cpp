@@ -326,11 +326,13 @@ PieceStep Trainer::State::optimizer_step(double learning_rate, double gradient_s
   adam.bias_correction2_sqrt =
       static_cast<float>(std::sqrt(1.0 - std::pow(config.adam_beta2, count)));
   adam.gradient_scale = static_cast<float>(gradient_scale);
-  return [adam, decay](Stream& stream, const PieceState& piece) {
+  const bool in_8_bits = config.optimizer == OptimizerKind::kAdamW8Bit;
+  return [adam, decay, in_8_bits](Stream& stream, const PieceState& piece) {
     ops::AdamWStep step = adam;
     step.weight_decay = decay(piece);
-    ops::adamw_step(stream, step, piece.weight, piece.gradient, piece.first_moment,
-                    piece.second_moment, piece.low);
+    const auto& take = in_8_bits ? ops::adamw_8bit_step : ops::adamw_step;
+    take(stream, step, piece.weight, piece.gradient, piece.first_moment, piece.second_moment,
+         piece.low);
   };
 }
 
@@ -470,7 +472,7 @@ std::vector<StateTensor> Trainer::state() const {
   for (size_t i = 0; i < program.weights.size(); ++i) {
     const Value& value = program.value(program.weights[i]);
     const bool trained = program.gradients[i] != kNoValue;
-    tensors.push_back({value.name, value.shape, trained ? state_->chunks.moments() : 0});
+    tensors.push_back({value.name, value.shape, trained ? state_->chunks.moments().count : 0});
   }
   return tensors;
 }

@@ -50,7 +50,8 @@ void adamw_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weigh
                 const TensorView& gradient, const TensorView& m, const TensorView& v,
                 const TensorView& low);
 void adamw_8bit_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weight,
-                     const TensorView& gradient, const Moments8Bit& moments, const TensorView& low);
+                     const TensorView& gradient, const TensorView& m, const TensorView& v,
+                     const TensorView& low);
 void sgd_step(ThreadPool& pool, const SgdStep& step, const TensorView& weight,
               const TensorView& gradient, const TensorView& momentum, const TensorView& low);
 void sum_of_squares(ThreadPool& pool, const TensorView& values, const TensorView& sum,

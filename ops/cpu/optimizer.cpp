@@ -53,66 +53,52 @@ namespace {
 
 // A block at the end of a tensor, of fewer elements: decoded, stepped and encoded as if what is
 // beyond were zero.
-void step_part(const AdamWScalars& scalars, const CodedMoments& coded, float* w, const float* g,
-               int64_t count) {
-  struct Part {
-    Part(const MomentCode& of, uint8_t* to, float* its_scale, int64_t elements)
-        : code(of), codes(to), scale(its_scale), count(elements) {
-      uint8_t padded[kMomentBlock] = {};
-      std::copy_n(codes, count, padded);
-      kernel_table().decode_moments(code, padded, *scale, x);
-      std::fill(x + count, x + kMomentBlock, 0.0F);
-    }
-    void encode() const {
-      uint8_t padded[kMomentBlock];
-      *scale = kernel_table().encode_moments(code, x, padded);
-      std::copy_n(padded, count, codes);
-    }
-    const MomentCode& code;
-    uint8_t* codes;
-    float* scale;
-    int64_t count;
-    float x[kMomentBlock];
+void step_part(const AdamWScalars& scalars, const CodedMoments& coded_m,
+               const CodedMoments& coded_v, int64_t at, float* w, const float* g, int64_t count) {
+  const KernelTable& kernels = kernel_table();
+  const auto decode = [&](const CodedMoments& coded, float* x) {
+    kernels.decode_moments(coded.code, coded.codes(at), coded.scale(at), x);
+    std::fill(x + count, x + kMomentBlock, 0.0F);
   };
-  Part m(coded.first, coded.m, coded.m_scales, count);
-  Part v(coded.second, coded.v, coded.v_scales, count);
-  kernel_table().adamw(scalars, w, g, m.x, v.x, count);
-  m.encode();
-  v.encode();
+  const auto encode = [&](const CodedMoments& coded, const float* x) {
+    coded.scale(at) = kernels.encode_moments(coded.code, x, coded.codes(at));
+  };
+  float m[kMomentBlock];
+  float v[kMomentBlock];
+  decode(coded_m, m);
+  decode(coded_v, v);
+  kernels.adamw(scalars, w, g, m, v, count);
+  encode(coded_m, m);
+  encode(coded_v, v);
 }
 
 }  // namespace
 
 void adamw_8bit_step(ThreadPool& pool, const AdamWStep& step, const TensorView& weight,
-                     const TensorView& gradient, const Moments8Bit& moments,
+                     const TensorView& gradient, const TensorView& m, const TensorView& v,
                      const TensorView& low) {
   const AdamWScalars scalars = scalars_of(without_second_correction(step));
   const auto* g = gradient.as<float>();
-  const auto coded_from = [&](int64_t at) {
-    return CodedMoments{first_moment_code(),
-                        second_moment_code(),
-                        moments.m.as<uint8_t>() + at,
-                        moments.v.as<uint8_t>() + at,
-                        moments.m_scales.as<float>() + at / kMomentBlock,
-                        moments.v_scales.as<float>() + at / kMomentBlock};
-  };
+  const CodedMoments first{first_moment_code(), m.as<uint8_t>()};
+  const CodedMoments second{second_moment_code(), v.as<uint8_t>()};
   const int64_t count = weight.elements();
   const int64_t part = count % kMomentBlock;
   const int64_t whole = count - part;
   pool.parallel_blocks(whole, kBlock, [&](int64_t begin, int64_t end) {
+    const CodedMoments m_here{first.code, first.codes(begin)};
+    const CodedMoments v_here{second.code, second.codes(begin)};
     if (low) {
-      kernel_table().adamw_8bit_split(scalars, coded_from(begin), weight.as<uint16_t>() + begin,
+      kernel_table().adamw_8bit_split(scalars, m_here, v_here, weight.as<uint16_t>() + begin,
                                       low.as<int16_t>() + begin, g + begin, end - begin);
     } else {
-      kernel_table().adamw_8bit(scalars, coded_from(begin), weight.as<float>() + begin, g + begin,
+      kernel_table().adamw_8bit(scalars, m_here, v_here, weight.as<float>() + begin, g + begin,
                                 end - begin);
     }
   });
   if (part == 0) return;
-  const auto step_last = [&](float* w, int64_t /*at*/, int64_t /*count*/) {
-    step_part(scalars, coded_from(whole), w, g + whole, part);
-  };
-  on_masters(weight, low, whole, count, step_last);
+  on_masters(weight, low, whole, count, [&](float* w, int64_t /*at*/, int64_t /*count*/) {
+    step_part(scalars, first, second, whole, w, g + whole, part);
+  });
 }
 
 void sgd_step(ThreadPool& pool, const SgdStep& step, const TensorView& weight,

@@ -55,9 +55,9 @@ void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, Tensor
 }
 
 void adamw_8bit_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
-                     const Moments8Bit& moments, TensorView low) {
+                     TensorView m, TensorView v, TensorView low) {
   enqueue(stream, [=](const cuda_kernels::Queue& queue) {
-    cuda_kernels::adamw_8bit_step(queue, step, weight, gradient, moments, low);
+    cuda_kernels::adamw_8bit_step(queue, step, weight, gradient, m, v, low);
   });
 }
 

@@ -18,7 +18,7 @@ void cached_attention(Stream& stream, OpCall call, const KeyValueRows& cache);
 void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
                 TensorView m, TensorView v, TensorView low);
 void adamw_8bit_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
-                     const Moments8Bit& moments, TensorView low);
+                     TensorView m, TensorView v, TensorView low);
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
               TensorView momentum, TensorView low);
 void sum_of_squares(Stream& stream, TensorView values, TensorView sum, bool accumulate);

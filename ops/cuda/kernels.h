@@ -52,7 +52,8 @@ void adamw_step(const Queue& queue, const AdamWStep& step, const TensorView& wei
                 const TensorView& gradient, const TensorView& m, const TensorView& v,
                 const TensorView& low);
 void adamw_8bit_step(const Queue& queue, const AdamWStep& step, const TensorView& weight,
-                     const TensorView& gradient, const Moments8Bit& moments, const TensorView& low);
+                     const TensorView& gradient, const TensorView& m, const TensorView& v,
+                     const TensorView& low);
 void sgd_step(const Queue& queue, const SgdStep& step, const TensorView& weight,
               const TensorView& gradient, const TensorView& momentum, const TensorView& low);
 // `parts` is memory for kSumsAtOnce doubles.

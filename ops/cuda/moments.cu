@@ -1,4 +1,4 @@
-// AdamW with moments in 8 bits: a block of threads for each block of elements, an element a thread,
+// AdamW with moments in 8 bits: a block of threads for each record, a thread for each element,
 // with the operations of the CPU's kernels (ops/cpu/isa/moment_kernels.cpp), rounded one by one.
 #include "ops/cuda/adamw.h"
 #include "ops/cuda/kernels.h"
@@ -34,18 +34,19 @@ __device__ uint8_t encoded(const MomentCode& code, float x, float inverse) {
 // The moments of one kind.
 struct Moments {
   MomentCode code;
-  uint8_t* codes;
-  float* scales;
+  uint8_t* records;
 
-  __device__ float get(int64_t i) const {
-    return decoded(code, codes[i], scales[i / kMomentBlock]);
+  __device__ uint8_t* codes() const {
+    return records + static_cast<int64_t>(blockIdx.x) * kMomentRecordBytes;
   }
-  // By all threads of a block; x is 0 beyond the end, where `there` is false.
-  __device__ void set(int64_t i, bool there, float x, float* parts) const {
+  __device__ float* scale() const { return reinterpret_cast<float*>(codes() + kMomentBlock); }
+  __device__ float get() const { return decoded(code, codes()[threadIdx.x], *scale()); }
+  // By all threads of a block, when all have got theirs; x is 0 beyond the end.
+  __device__ void set(float x, float* parts) const {
     const float largest = block_max<kWarps>(fabsf(x), parts);
     const bool counts = largest >= kLeastMomentScale;
-    if (there) codes[i] = encoded(code, x, counts ? __fdiv_rn(1.0F, largest) : 0.0F);
-    if (threadIdx.x == 0) scales[i / kMomentBlock] = counts ? largest : 0.0F;
+    codes()[threadIdx.x] = encoded(code, x, counts ? __fdiv_rn(1.0F, largest) : 0.0F);
+    if (threadIdx.x == 0) *scale() = counts ? largest : 0.0F;
   }
 };
 
@@ -58,26 +59,25 @@ __global__ void __launch_bounds__(kThreads)
   float m = 0.0F;
   float v = 0.0F;
   if (there) {
-    m = first.get(i);
-    v = second.get(i);
+    m = first.get();
+    v = second.get();
     weight.set(i, adamw_value(scalars, weight.get(i), gradient[i], m, v));
   }
-  first.set(i, there, m, parts);
-  second.set(i, there, v, parts);
+  first.set(m, parts);
+  second.set(v, parts);
 }
 
 }  // namespace
 
 void adamw_8bit_step(const Queue& queue, const AdamWStep& step, const TensorView& weight,
-                     const TensorView& gradient, const Moments8Bit& moments,
+                     const TensorView& gradient, const TensorView& m, const TensorView& v,
                      const TensorView& low) {
   const int64_t count = weight.elements();
-  launch_kernel(
-      queue, adamw_8bit_kernel, dim3(blocks_for(count, kMomentBlock)), dim3(kThreads),
-      kWarps * static_cast<int64_t>(sizeof(float)), scalars_of(without_second_correction(step)),
-      optimizer_weight(weight, low), gradient.as<float>(), count,
-      Moments{first_moment_code(), moments.m.as<uint8_t>(), moments.m_scales.as<float>()},
-      Moments{second_moment_code(), moments.v.as<uint8_t>(), moments.v_scales.as<float>()});
+  launch_kernel(queue, adamw_8bit_kernel, dim3(blocks_for(count, kMomentBlock)), dim3(kThreads),
+                kWarps * static_cast<int64_t>(sizeof(float)),
+                scalars_of(without_second_correction(step)), optimizer_weight(weight, low),
+                gradient.as<float>(), count, Moments{first_moment_code(), m.as<uint8_t>()},
+                Moments{second_moment_code(), v.as<uint8_t>()});
 }
 
 }  // namespace hetmem::ops::HETMEM_CUDA_NAMESPACE

@@ -26,7 +26,8 @@ void adamw_step(Stream& /*stream*/, const AdamWStep& /*step*/, TensorView /*weig
   refuse();
 }
 void adamw_8bit_step(Stream& /*stream*/, const AdamWStep& /*step*/, TensorView /*weight*/,
-                     TensorView /*gradient*/, const Moments8Bit& /*moments*/, TensorView /*low*/) {
+                     TensorView /*gradient*/, TensorView /*m*/, TensorView /*v*/,
+                     TensorView /*low*/) {
   refuse();
 }
 void sgd_step(Stream& /*stream*/, const SgdStep& /*step*/, TensorView /*weight*/,

@@ -41,7 +41,7 @@ struct Machine {
       : where(make_device(id, pool)),
         device("device", device_bytes, where->memory()),
         host("host", host_bytes, where->host_memory()),
-        chunks(layout, 2, device, host, transfers, disk) {}
+        chunks(layout, {2}, device, host, transfers, disk) {}
 
   int count() const { return static_cast<int>(layout.chunks.size()); }
   bool trained(int tensor) const {

@@ -67,7 +67,7 @@ struct Machine {
   TransferEngine transfers{*where};
   CpuStream work{"host", pool, MemorySpace::kHost};
   const ChunkLayout layout = paged_layout();
-  ChunkManager chunks{layout, 2, device, host, transfers, &disk};
+  ChunkManager chunks{layout, {2}, device, host, transfers, &disk};
 };
 
 // One step of a stand-in for an optimizer in which every list counts, element by element.

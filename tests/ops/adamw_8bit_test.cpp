@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "core/error.h"
@@ -17,7 +18,7 @@
 namespace hetmem::testing_ops {
 namespace {
 
-constexpr auto kBlock = static_cast<size_t>(ops::kMomentBlock);
+constexpr auto kBlock = static_cast<size_t>(kMomentBlock);
 
 const ops::MomentCode& code_of(bool has_sign) {
   return has_sign ? ops::first_moment_code() : ops::second_moment_code();
@@ -130,7 +131,8 @@ struct Stepper {
   // A step of elements [begin, begin + count).
   void step(int t, int64_t begin, int64_t count) {
     ops::adamw_8bit_step(stream, adamw_step(t), view(w, DType::kFloat32, begin, count),
-                         view(g, DType::kFloat32, begin, count), moments.views(begin, count));
+                         view(g, DType::kFloat32, begin, count), moments.m_of(begin, count),
+                         moments.v_of(begin, count));
     stream.synchronize();
   }
 
@@ -146,14 +148,18 @@ void step_by_definition(Stepper& run, int t) {
   const ops::cpu::KernelTable& kernels = ops::cpu::kernel_table();
   for (size_t begin = 0; begin < static_cast<size_t>(kCount); begin += kBlock) {
     const size_t count = std::min(kBlock, static_cast<size_t>(kCount) - begin);
-    const size_t block = begin / kBlock;
+    const auto record_of = [&](bool first) {
+      std::vector<uint8_t>& records = first ? run.moments.m : run.moments.v;
+      return records.data() + begin / kBlock * static_cast<size_t>(kMomentRecordBytes);
+    };
     std::vector<float> moments[2];
     for (const bool first : {true, false}) {
-      std::vector<uint8_t>& codes = first ? run.moments.m : run.moments.v;
-      const float scale = (first ? run.moments.m_scales : run.moments.v_scales)[block];
+      const uint8_t* record = record_of(first);
+      float scale = 0;
+      std::memcpy(&scale, record + kBlock, sizeof(scale));
       const std::vector<float> values = decoded(first);
       for (size_t i = 0; i < count; ++i) {
-        moments[first ? 0 : 1].push_back(values[codes[begin + i]] * scale);
+        moments[first ? 0 : 1].push_back(values[record[i]] * scale);
       }
     }
     const auto view_of = [count](float* numbers) {
@@ -167,11 +173,8 @@ void step_by_definition(Stepper& run, int t) {
     for (const bool first : {true, false}) {
       std::vector<float> whole = moments[first ? 0 : 1];
       whole.resize(kBlock, 0.0F);
-      std::vector<uint8_t> codes(kBlock);
-      (first ? run.moments.m_scales : run.moments.v_scales)[block] =
-          kernels.encode_moments(code_of(first), whole.data(), codes.data());
-      std::copy_n(codes.begin(), count,
-                  (first ? run.moments.m : run.moments.v).begin() + static_cast<int64_t>(begin));
+      const float scale = kernels.encode_moments(code_of(first), whole.data(), record_of(first));
+      std::memcpy(record_of(first) + kBlock, &scale, sizeof(scale));
     }
   }
 }
@@ -197,7 +200,7 @@ TEST(AdamW8Bit, OfPiecesOfWholeBlocksIsThatOfTheTensor) {
     whole.step(t, 0, kCount);
     int64_t begin = 0;
     for (const int64_t blocks : {1, 37, 100, 1000}) {
-      const int64_t count = std::min(blocks * ops::kMomentBlock, kCount - begin);
+      const int64_t count = std::min(blocks * kMomentBlock, kCount - begin);
       pieces.step(t, begin, count);
       begin += count;
     }
@@ -214,8 +217,8 @@ TEST(AdamW8Bit, OnASplitMasterHasTheBitsOfThatOnFp32) {
   for (int t = 1; t <= 3; ++t) {
     plain.step(t, 0, kCount);
     ops::adamw_8bit_step(split.stream, adamw_step(t), weights.high_view(),
-                         view(split.g, DType::kFloat32, 0, kCount), split.moments.views(),
-                         weights.low_view());
+                         view(split.g, DType::kFloat32, 0, kCount), split.moments.m_of(0, kCount),
+                         split.moments.v_of(0, kCount), weights.low_view());
     split.stream.synchronize();
     EXPECT_EQ(weights.bits(), bits_of(plain.w));
     EXPECT_EQ(split.moments, plain.moments);
@@ -246,10 +249,9 @@ TEST(AdamW8Bit, MovesAsFp32DoesWhereGradientsAreAlike) {
 
 TEST(AdamW8Bit, RefusesMomentsThatDoNotFit) {
   Stepper run(1);
-  ops::Moments8Bit moments = run.moments.views();
-  moments.m_scales = view(run.moments.m_scales, DType::kFloat32, 0, 7);
   EXPECT_THROW(ops::adamw_8bit_step(run.stream, {}, view(run.w, DType::kFloat32, 0, kCount),
-                                    view(run.g, DType::kFloat32, 0, kCount), moments),
+                                    view(run.g, DType::kFloat32, 0, kCount),
+                                    run.moments.m_of(0, kCount), run.moments.v_of(0, 7)),
                Error);
 }
 

@@ -6,20 +6,11 @@
 namespace hetmem::testing_ops {
 
 CodedState::CodedState(int64_t elements)
-    : m(static_cast<size_t>(elements), 0),
-      v(m),
-      m_scales(static_cast<size_t>(ops::moment_blocks(elements)), 0.0F),
-      v_scales(m_scales) {}
+    : m(static_cast<size_t>(list_bytes(DType::kUint8, elements)), 0), v(m) {}
 
-ops::Moments8Bit CodedState::views(int64_t begin, int64_t count) {
-  const auto codes = [&](std::vector<uint8_t>& all) {
-    return TensorView(all.data() + begin, DType::kUint8, Shape{count}, MemorySpace::kDevice);
-  };
-  const auto scales = [&](std::vector<float>& all) {
-    return TensorView(all.data() + begin / ops::kMomentBlock, DType::kFloat32,
-                      Shape{ops::moment_blocks(count)}, MemorySpace::kDevice);
-  };
-  return {codes(m), codes(v), scales(m_scales), scales(v_scales)};
+TensorView CodedState::view(std::vector<uint8_t>& records, int64_t begin, int64_t count) {
+  return {records.data() + list_bytes(DType::kUint8, begin), DType::kUint8,
+          Shape{list_bytes(DType::kUint8, count)}, MemorySpace::kDevice};
 }
 
 std::vector<double> published_code(bool has_sign) {

@@ -8,17 +8,18 @@
 
 namespace hetmem::testing_ops {
 
-// Moments of zero, and views of them.
+// Records of moments of zero, and views of those of elements [begin, begin + count).
 struct CodedState {
   explicit CodedState(int64_t elements);
-  ops::Moments8Bit views(int64_t begin, int64_t count);
-  ops::Moments8Bit views() { return views(0, static_cast<int64_t>(m.size())); }
+  TensorView m_of(int64_t begin, int64_t count) { return view(m, begin, count); }
+  TensorView v_of(int64_t begin, int64_t count) { return view(v, begin, count); }
   friend bool operator==(const CodedState&, const CodedState&) = default;
 
   std::vector<uint8_t> m;
   std::vector<uint8_t> v;
-  std::vector<float> m_scales;
-  std::vector<float> v_scales;
+
+ private:
+  static TensorView view(std::vector<uint8_t>& records, int64_t begin, int64_t count);
 };
 
 // The 256 fractions of a scale, in ascending order, as `create_dynamic_map` of bitsandbytes (the

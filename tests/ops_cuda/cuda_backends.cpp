@@ -33,9 +33,9 @@ CudaBackend emulated_backend() {
     emulated::adamw_step({}, step, weight, gradient, m, v, low);
   };
   backend.adamw_8bit_step = [](const ops::AdamWStep& step, const TensorView& weight,
-                               const TensorView& gradient, const ops::Moments8Bit& moments,
+                               const TensorView& gradient, const TensorView& m, const TensorView& v,
                                const TensorView& low) {
-    emulated::adamw_8bit_step({}, step, weight, gradient, moments, low);
+    emulated::adamw_8bit_step({}, step, weight, gradient, m, v, low);
   };
   backend.sgd_step = [](const ops::SgdStep& step, const TensorView& weight,
                         const TensorView& gradient, const TensorView& momentum,

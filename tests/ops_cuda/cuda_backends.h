@@ -19,7 +19,7 @@ struct CudaBackend {
                      const TensorView& m, const TensorView& v, const TensorView& low)>
       adamw_step;
   std::function<void(const ops::AdamWStep&, const TensorView& weight, const TensorView& gradient,
-                     const ops::Moments8Bit&, const TensorView& low)>
+                     const TensorView& m, const TensorView& v, const TensorView& low)>
       adamw_8bit_step;
   std::function<void(const ops::SgdStep&, const TensorView& weight, const TensorView& gradient,
                      const TensorView& momentum, const TensorView& low)>

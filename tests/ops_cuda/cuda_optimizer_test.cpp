@@ -103,17 +103,18 @@ TEST_P(CudaOptimizers, HaveTheBitsOfFp32OnASplitMaster) {
 TEST_P(CudaOptimizers, AdamW8BitHasTheBitsOfTheCpu) {
   State cuda;
   State cpu;
-  std::fill_n(cuda.g.begin(), 3 * ops::kMomentBlock, 0.0F);
+  std::fill_n(cuda.g.begin(), 3 * kMomentBlock, 0.0F);
   cpu.g = cuda.g;
   cpu.w = with_edges(cpu.w);
   SplitWeights split(cpu.w);
   CodedState coded(kCount);
   CodedState coded_cpu(kCount);
   for (int t = 1; t <= 3; ++t) {
-    backend().adamw_8bit_step(adamw_step(t), split.high_view(), view(cuda.g), coded.views(),
-                              split.low_view());
+    backend().adamw_8bit_step(adamw_step(t), split.high_view(), view(cuda.g), coded.m_of(0, kCount),
+                              coded.v_of(0, kCount), split.low_view());
     on_cpu([&](Stream& stream) {
-      ops::adamw_8bit_step(stream, adamw_step(t), view(cpu.w), view(cpu.g), coded_cpu.views());
+      ops::adamw_8bit_step(stream, adamw_step(t), view(cpu.w), view(cpu.g),
+                           coded_cpu.m_of(0, kCount), coded_cpu.v_of(0, kCount));
     });
     EXPECT_EQ(split.bits(), bits_of(cpu.w));
     EXPECT_EQ(coded, coded_cpu);

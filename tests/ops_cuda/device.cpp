@@ -113,13 +113,11 @@ std::vector<CudaBackend> device_backends() {
     });
   };
   backend.adamw_8bit_step = [](const ops::AdamWStep& step, const TensorView& weight,
-                               const TensorView& gradient, const ops::Moments8Bit& moments,
+                               const TensorView& gradient, const TensorView& m, const TensorView& v,
                                const TensorView& low) {
     on_device([&](Staging& staging) {
       cuda::adamw_8bit_step(stream(), step, staging.put(weight), staging.put(gradient),
-                            {staging.put(moments.m), staging.put(moments.v),
-                             staging.put(moments.m_scales), staging.put(moments.v_scales)},
-                            staging.put(low));
+                            staging.put(m), staging.put(v), staging.put(low));
     });
   };
   backend.sgd_step = [](const ops::SgdStep& step, const TensorView& weight,

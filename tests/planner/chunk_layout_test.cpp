@@ -203,6 +203,32 @@ TEST(ChunkLayout, IsRightForRandomTensors) {
     const ChunkLayout again = layout_chunks(tensors);
     EXPECT_EQ(again.capacity, layout.capacity);
     EXPECT_EQ(again.block_rows, layout.block_rows);
+    // With moments in 8 bits every piece begins with a record, in its chunk and in its tensor.
+    const ChunkLayout coded = layout_chunks(tensors, DType::kUint8);
+    expect_right(tensors, coded);
+    expect_in_order(tensors, coded);
+    for (const ChunkShape& chunk : coded.chunks) {
+      EXPECT_EQ(chunk.elements % kMomentBlock, 0);
+      for (const ChunkPiece& piece : chunk.pieces) {
+        const auto tensor = static_cast<size_t>(piece.tensor);
+        EXPECT_EQ(piece.offset % kMomentBlock, 0);
+        EXPECT_EQ(piece.first_row * tensors[tensor].row_elements % kMomentBlock, 0);
+      }
+    }
+  }
+}
+
+// AdamW keeps 8 bytes for each weight; in 8 bits 2, and 4 for the scale of 256 of each.
+TEST(ChunkLayout, MomentsIn8BitsTakeAQuarter) {
+  for (const Family& family : families()) {
+    SCOPED_TRACE(family.name);
+    int64_t bytes = 0;
+    for (const ChunkShape& chunk : layout_chunks(family.tensors, DType::kUint8).chunks) {
+      bytes += chunk.list_bytes() + chunk.moment_bytes({2, DType::kUint8});
+    }
+    // Weights, split or not, and moments.
+    EXPECT_LE(static_cast<double>(bytes) / static_cast<double>(family.parameters), 6.2);
+    EXPECT_GE(static_cast<double>(bytes) / static_cast<double>(family.parameters), 6.03);
   }
 }
 

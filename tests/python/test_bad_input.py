@@ -49,7 +49,6 @@ def test_bad_flags(models, data, tmp_path):
         ("--learning-rate", "fast", "--learning-rate"), ("--learning-rate", -1, "--learning-rate"),
         ("--learning-rate", "nan", "--learning-rate"), ("--threads", -1, "--threads"),
         ("--lr-scheduler-type", "polynomial", "--lr-scheduler-type"),
-        ("--optimizer", "adamw_8bit", "not in this version"),
         ("--device", "cuda:900", "cannot be used"), ("--device", "gpu", "cuda:N"),
         ("--device-memory", "12parsecs", "12parsecs"),
         ("--freeze", "(", "--freeze"), ("--freeze", ".*", "--freeze"), ("--no-such-flag", 1, "--no-such-flag"),

@@ -57,7 +57,8 @@ def test_dropout_is_honoured(models, data, tmp_path):
 
 
 @pytest.mark.parametrize("name,optimizer", [("gpt2", "adamw"), ("qwen2", "sgd"),
-                                            ("dropout", "adamw"), ("bf16", "adamw")])
+                                            ("dropout", "adamw"), ("bf16", "adamw"),
+                                            ("qwen3", "adamw_8bit")])
 def test_resume_gives_the_same_bits(models, data, tmp_path, name, optimizer):
     if name == "dropout":
         model = dropout_model(tmp_path / "m")
@@ -80,6 +81,51 @@ def test_resume_gives_the_same_bits(models, data, tmp_path, name, optimizer):
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
     latest = train(model, data, tmp_path / "cut", resume_from_checkpoint="latest", **flags)
     assert values(latest) == values(whole)
+
+
+def dynamic_map(signed):
+    """The code of Dettmers et al. 2022, as `create_dynamic_map` of bitsandbytes defines it."""
+    values = [0.0, 1.0]
+    for decade in range(7):
+        edges = np.linspace(0.1, 1, ((1 if signed else 2) << decade) + 1)
+        middles = (edges[:-1] + edges[1:]) / 2 * 10.0 ** (decade - 6)
+        values += [*middles, *(-middles if signed else [])]
+    return np.sort(values)
+
+
+def test_adamw_8bit_keeps_what_adamw_keeps_to_half_a_step_of_its_code(models, data, tmp_path):
+    from safetensors.numpy import load_file
+
+    moments = {}
+    for optimizer in ("adamw", "adamw_8bit"):
+        train(models["llama"], data, tmp_path / optimizer, steps=1, save_steps=1,
+              optimizer=optimizer, learning_rate=0, batch_size=2, sequence_length=33)
+        moments[optimizer] = load_file(
+            tmp_path / optimizer / "checkpoint-1" / "optimizer.safetensors")
+    assert moments["adamw"].keys() == moments["adamw_8bit"].keys()
+    for name, exact in moments["adamw"].items():
+        records = moments["adamw_8bit"][name]
+        assert records.dtype == np.uint8 and records.shape == (-(-exact.size // 256), 260)
+        scales = records[:, 256:].copy().view(np.float32)
+        code = dynamic_map(signed=name.startswith("exp_avg."))
+        kept = (code[records[:, :256]] * scales).reshape(-1)[:exact.size]
+        blocks = np.pad(np.abs(exact.reshape(-1)), (0, -exact.size % 256)).reshape(-1, 256)
+        assert np.array_equal(scales[:, 0], blocks.max(1)), name
+        # Half of the widest step, that of the highest decade; of -1 there is no code.
+        widest = 0.9 / (64 if name.startswith("exp_avg.") else 128)
+        error = np.abs(np.pad(kept - exact.reshape(-1), (0, -exact.size % 256))).reshape(-1, 256)
+        assert (error <= 0.5001 * widest * scales).all(), name
+
+
+def test_adamw_8bit_ends_where_adamw_does(models, data, tmp_path):
+    flags = RUN | dict(steps=200, shuffle="false")
+    exact = train(models["gpt2"], data, tmp_path / "a", **flags)
+    coded = train(models["gpt2"], data, tmp_path / "b", optimizer="adamw_8bit", **flags)
+    assert exact[-1]["loss"] < 0.9 * exact[0]["loss"]
+    assert abs(coded[-1]["loss"] / exact[-1]["loss"] - 1) < 0.01
+    state = [json.loads((tmp_path / run / "plan.json").read_text())["tiers"]["device"]["by_kind"]
+             for run in "ab"]
+    assert state[1]["optimizer"] < state[0]["optimizer"] / 3.5
 
 
 def test_a_damaged_checkpoint_is_refused(models, data, tmp_path):

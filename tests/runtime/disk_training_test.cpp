@@ -71,21 +71,23 @@ TEST_P(OverTheDisk, NoBitDependsOnWhereChunksAre) {
 INSTANTIATE_TEST_SUITE_P(DiskTraining, OverTheDisk, testing::Values("gpt2", "llama", "qwen3_tied"),
                          [](const auto& model) { return model.param; });
 
-TEST(DiskTraining, TwoFoldersSgdFrozenWeightsAndTheMemoryGuard) {
+TEST(DiskTraining, TwoFoldersOtherOptimizersFrozenWeightsAndTheMemoryGuard) {
   const ModelFolder model(tiny_model("qwen3"));
-  const TemporaryFolder disk;
-  fs::create_directories(disk.path() + "/a");
-  fs::create_directories(disk.path() + "/b");
-  TrainConfig config = tiny_config(model);
-  config.freeze = "embed|layers.0.self_attn";
-  config.optimizer = OptimizerKind::kSgd;
-  const Outcome expected = train(config, kSteps);
-  config.device_memory = device_budgets(config, 2).front();
-  config.disk = {disk.path() + "/a", disk.path() + "/b"};
-  config.disk_memory = int64_t{64} << 20;
-  config.host_memory = 0;
-  const MemoryGuard::Session guard;
-  EXPECT_TRUE(train(config, kSteps) == expected);
+  for (const OptimizerKind optimizer : {OptimizerKind::kSgd, OptimizerKind::kAdamW8Bit}) {
+    const TemporaryFolder disk;
+    fs::create_directories(disk.path() + "/a");
+    fs::create_directories(disk.path() + "/b");
+    TrainConfig config = tiny_config(model);
+    config.freeze = "embed|layers.0.self_attn";
+    config.optimizer = optimizer;
+    const Outcome expected = train(config, kSteps);
+    config.device_memory = device_budgets(config, 2).front();
+    config.disk = {disk.path() + "/a", disk.path() + "/b"};
+    config.disk_memory = int64_t{64} << 20;
+    config.host_memory = 0;
+    const MemoryGuard::Session guard;
+    EXPECT_TRUE(train(config, kSteps) == expected);
+  }
 }
 
 // To the byte, but for what the steps on a new plan bring first.

@@ -118,7 +118,7 @@ std::vector<float> gradients_of(const CompileOptions& options) {
   CpuStream host_work("host", threads, MemorySpace::kHost);
   const std::unique_ptr<Device> cpu = make_device({}, threads);
   TransferEngine transfers(*cpu);
-  ChunkManager chunks(layout, 2, device, host, transfers);
+  ChunkManager chunks(layout, {2}, device, host, transfers);
   chunks.place(step.plan.resident);
   for (size_t i = 0; i < program.weights.size(); ++i) {
     chunks.write(ChunkList::kWeights, static_cast<int>(i),

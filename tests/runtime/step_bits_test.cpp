@@ -94,7 +94,8 @@ class SplitMasters : public testing::TestWithParam<std::string> {};
 
 TEST_P(SplitMasters, NoBitDependsOnBudgetPrefetchOrThreads) {
   const ModelFolder folder(tiny_model(GetParam()));
-  for (const OptimizerKind optimizer : {OptimizerKind::kAdamW, OptimizerKind::kSgd}) {
+  for (const OptimizerKind optimizer :
+       {OptimizerKind::kAdamW, OptimizerKind::kAdamW8Bit, OptimizerKind::kSgd}) {
     TrainConfig config = tiny_config(folder);
     config.compute_dtype = "bf16";
     config.optimizer = optimizer;

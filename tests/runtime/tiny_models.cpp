@@ -1,6 +1,7 @@
 #include "tests/runtime/tiny_models.h"
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <stdexcept>
 
@@ -125,6 +126,12 @@ std::vector<float> state_of(Trainer& trainer) {
     }
   }
   return state;
+}
+
+// The words of moments in 8 bits may be those of numbers that are not equal to themselves.
+bool Outcome::operator==(const Outcome& other) const {
+  return losses == other.losses && norms == other.norms && state.size() == other.state.size() &&
+         std::memcmp(state.data(), other.state.data(), state.size() * sizeof(float)) == 0;
 }
 
 Outcome train(const TrainConfig& config, int64_t steps) {

@@ -41,8 +41,8 @@ std::vector<int32_t> tokens_of(const Trainer& trainer, int64_t step);
 struct Outcome {
   std::vector<double> losses;
   std::vector<double> norms;
-  std::vector<float> state;  // all lists of all tensors
-  bool operator==(const Outcome&) const = default;
+  std::vector<float> state;                     // all lists of all tensors
+  bool operator==(const Outcome& other) const;  // bit for bit
 };
 // Steps until `total` are done.
 void take_steps(Trainer& trainer, int64_t total, Outcome& outcome);

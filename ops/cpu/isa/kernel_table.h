@@ -28,14 +28,18 @@ struct AttentionTile {
 
 constexpr int64_t kDecodeHeads = 4;
 
-// Moments in 8 bits, from the start of a block.
+// The code of one kind of moments, and their records. Always inlined: a copy that the linker keeps
+// could be of an instruction set that is not there.
 struct CodedMoments {
-  const MomentCode& first;
-  const MomentCode& second;
-  uint8_t* m;
-  uint8_t* v;
-  float* m_scales;  // of each block
-  float* v_scales;
+  // Of the block that an element begins.
+  [[gnu::always_inline]] uint8_t* codes(int64_t element) const {
+    return records + element / kMomentBlock * kMomentRecordBytes;
+  }
+  [[gnu::always_inline]] float& scale(int64_t element) const {
+    return *reinterpret_cast<float*>(codes(element) + kMomentBlock);
+  }
+  const MomentCode& code;
+  uint8_t* records;
 };
 
 struct KernelTable {
@@ -80,10 +84,10 @@ struct KernelTable {
   void (*decode_moments)(const MomentCode& code, const uint8_t* codes, float scale, float* x);
   float (*encode_moments)(const MomentCode& code, const float* x, uint8_t* codes);
   // a step on such moments, where the second correction is 1; n is a multiple of kMomentBlock
-  void (*adamw_8bit)(const AdamWScalars& s, const CodedMoments& coded, float* w, const float* g,
-                     int64_t n);
-  void (*adamw_8bit_split)(const AdamWScalars& s, const CodedMoments& coded, uint16_t* hi,
-                           int16_t* lo, const float* g, int64_t n);
+  void (*adamw_8bit)(const AdamWScalars& s, const CodedMoments& m, const CodedMoments& v, float* w,
+                     const float* g, int64_t n);
+  void (*adamw_8bit_split)(const AdamWScalars& s, const CodedMoments& m, const CodedMoments& v,
+                           uint16_t* hi, int16_t* lo, const float* g, int64_t n);
   double (*sum_of_squares)(const float* x, int64_t n);
   // attention, one head: rows [begin, end) of queries; strides in elements between time steps
   void (*attention_forward)(const AttentionTile& tile, int64_t begin, int64_t end, const float* q,

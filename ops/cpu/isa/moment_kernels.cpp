@@ -280,9 +280,10 @@ namespace {
 // quotients of the weights.
 class Moments {
  public:
-  void make(const AdamW& step, const CodedMoments& coded, int64_t at, const float* g) {
-    decode<true>(coded.first, coded.m + at, coded.m_scales[at / kMomentBlock], m_);
-    decode<false>(coded.second, coded.v + at, coded.v_scales[at / kMomentBlock], v_);
+  void make(const AdamW& step, const CodedMoments& coded_m, const CodedMoments& coded_v, int64_t at,
+            const float* g) {
+    decode<true>(coded_m.code, coded_m.codes(at), coded_m.scale(at), m_);
+    decode<false>(coded_v.code, coded_v.codes(at), coded_v.scale(at), v_);
     Vector largest_m = spread(0.0F);
     Vector largest_v = spread(0.0F);
     for (int64_t i = 0; i < kMomentBlock; i += kVectorWidth) {
@@ -298,9 +299,10 @@ class Moments {
     v_scale_ = Scale(largest_lane(largest_v));
   }
   template <typename Weights>
-  void use(const AdamW& step, const CodedMoments& coded, int64_t at, const Weights& w) const {
-    const Encoder<true> first(coded.first, m_scale_.inverse);
-    const Encoder<false> second(coded.second, v_scale_.inverse);
+  void use(const AdamW& step, const CodedMoments& coded_m, const CodedMoments& coded_v, int64_t at,
+           const Weights& w) const {
+    const Encoder<true> first(coded_m.code, m_scale_.inverse);
+    const Encoder<false> second(coded_v.code, v_scale_.inverse);
     for (int64_t i = 0; i < kMomentBlock; i += kEncodedAtOnce) {
       Integers m_codes[4];
       Integers v_codes[4];
@@ -312,11 +314,11 @@ class Moments {
         m_codes[j] = first(m);
         v_codes[j] = second(v);
       }
-      store_bytes(coded.m + at + i, m_codes, kFirstAdded);
-      store_bytes(coded.v + at + i, v_codes, kSecondAdded);
+      store_bytes(coded_m.codes(at) + i, m_codes, kFirstAdded);
+      store_bytes(coded_v.codes(at) + i, v_codes, kSecondAdded);
     }
-    coded.m_scales[at / kMomentBlock] = m_scale_.value;
-    coded.v_scales[at / kMomentBlock] = v_scale_.value;
+    coded_m.scale(at) = m_scale_.value;
+    coded_v.scale(at) = v_scale_.value;
   }
 
  private:
@@ -329,32 +331,32 @@ class Moments {
 // The second pass of a block comes after the first one of the next block, which hides how long a
 // scale takes.
 template <typename Weights>
-void step_blocks(const AdamWScalars& scalars, const CodedMoments& coded, const Weights& w,
-                 const float* g, int64_t n) {
+void step_blocks(const AdamWScalars& scalars, const CodedMoments& m, const CodedMoments& v,
+                 const Weights& w, const float* g, int64_t n) {
   const AdamW step{scalars};
   Moments even;
   Moments odd;
-  even.make(step, coded, 0, g);
+  even.make(step, m, v, 0, g);
   for (int64_t at = 0; at < n; at += 2 * kMomentBlock) {
     const int64_t second = at + kMomentBlock;
     const int64_t next = second + kMomentBlock;
-    if (second < n) odd.make(step, coded, second, g);
-    even.use(step, coded, at, w);
-    if (next < n) even.make(step, coded, next, g);
-    if (second < n) odd.use(step, coded, second, w);
+    if (second < n) odd.make(step, m, v, second, g);
+    even.use(step, m, v, at, w);
+    if (next < n) even.make(step, m, v, next, g);
+    if (second < n) odd.use(step, m, v, second, w);
   }
 }
 
 }  // namespace
 
-void adamw_8bit(const AdamWScalars& scalars, const CodedMoments& coded, float* w, const float* g,
-                int64_t n) {
-  step_blocks(scalars, coded, WholeWeights{w}, g, n);
+void adamw_8bit(const AdamWScalars& scalars, const CodedMoments& m, const CodedMoments& v, float* w,
+                const float* g, int64_t n) {
+  step_blocks(scalars, m, v, WholeWeights{w}, g, n);
 }
 
-void adamw_8bit_split(const AdamWScalars& scalars, const CodedMoments& coded, uint16_t* hi,
-                      int16_t* lo, const float* g, int64_t n) {
-  step_blocks(scalars, coded, SplitWeights{hi, lo}, g, n);
+void adamw_8bit_split(const AdamWScalars& scalars, const CodedMoments& m, const CodedMoments& v,
+                      uint16_t* hi, int16_t* lo, const float* g, int64_t n) {
+  step_blocks(scalars, m, v, SplitWeights{hi, lo}, g, n);
 }
 
 }  // namespace hetmem::ops::cpu::HETMEM_ISA

@@ -11,10 +11,10 @@ void join_masters(const uint16_t* hi, const int16_t* lo, float* w, int64_t n);
 void split_masters(const float* w, uint16_t* hi, int16_t* lo, int64_t n);
 void decode_moments(const MomentCode& code, const uint8_t* codes, float scale, float* x);
 float encode_moments(const MomentCode& code, const float* x, uint8_t* codes);
-void adamw_8bit(const AdamWScalars& scalars, const CodedMoments& coded, float* w, const float* g,
-                int64_t n);
-void adamw_8bit_split(const AdamWScalars& scalars, const CodedMoments& coded, uint16_t* hi,
-                      int16_t* lo, const float* g, int64_t n);
+void adamw_8bit(const AdamWScalars& scalars, const CodedMoments& m, const CodedMoments& v, float* w,
+                const float* g, int64_t n);
+void adamw_8bit_split(const AdamWScalars& scalars, const CodedMoments& m, const CodedMoments& v,
+                      uint16_t* hi, int16_t* lo, const float* g, int64_t n);
 double sum_of_squares(const float* x, int64_t n);
 void gemv_rows(const float* w, int64_t stride, int64_t rows, const float* x, int64_t n, float beta,
                float* y);
