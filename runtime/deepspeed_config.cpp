@@ -1,5 +1,8 @@
 #include "runtime/deepspeed_config.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <set>
@@ -403,13 +406,21 @@ class Mapper {
     }
   }
 
-  // "none" or "cpu".
-  std::string offload_device(const std::string& section, const std::string& old_switch) {
-    const std::string key = "zero_optimization." + section + ".device";
-    if (file_.has_section("zero_optimization." + section)) {
+  // "none", "cpu" or "nvme", whose folder joins the disks.
+  std::string offload_device(const std::string& section, const std::string& old_switch,
+                             std::vector<std::string>& disks) {
+    const std::string name = "zero_optimization." + section;
+    if (file_.has_section(name)) {
+      const std::string key = name + ".device";
       std::string device = file_.text(key).value_or("none");
-      if (device == "nvme") file_.refuse(key, "is not in this version; give \"cpu\"");
-      if (device != "none" && device != "cpu") file_.refuse(key, "must be \"none\" or \"cpu\"");
+      if (device != "none" && device != "cpu" && device != "nvme") {
+        file_.refuse(key, "must be \"none\", \"cpu\" or \"nvme\"");
+      }
+      if (device != "nvme") return device;
+      const std::string path_key = name + ".nvme_path";
+      const std::string path = file_.text(path_key).value_or("");
+      if (path.empty()) file_.refuse(path_key, "must name a folder on the disk");
+      if (std::find(disks.begin(), disks.end(), path) == disks.end()) disks.push_back(path);
       return device;
     }
     const Setting<bool> old = file_.boolean("zero_optimization." + old_switch);
@@ -420,12 +431,20 @@ class Mapper {
   void map_offload() {
     if (!file_.has_section("zero_optimization")) return;
     const Setting<int64_t> stage = file_.whole("zero_optimization.stage", 0, 3);
-    const std::string parameters = offload_device("offload_param", "cpu_offload_params");
-    const std::string optimizer = offload_device("offload_optimizer", "cpu_offload");
+    std::vector<std::string> disks;
+    const std::string parameters = offload_device("offload_param", "cpu_offload_params", disks);
+    const std::string optimizer = offload_device("offload_optimizer", "cpu_offload", disks);
     std::string found = "zero_optimization of stage " + number_text(stage.value.value_or(0));
-    if (parameters == "cpu") found += ", parameters on cpu";
-    if (optimizer == "cpu") found += ", optimizer on cpu";
-    note(found + ": where they are follows from --device-memory and --host-memory here");
+    if (parameters != "none") found += ", parameters on " + parameters;
+    if (optimizer != "none") found += ", optimizer on " + optimizer;
+    std::string budgets = "--device-memory and --host-memory";
+    if (!disks.empty()) {
+      give("zero_optimization.offload_" + std::string(optimizer == "nvme" ? "optimizer" : "param") +
+               ".nvme_path",
+           "disk", fmt::format("{}", fmt::join(disks, ",")));
+      budgets = "--device-memory, --host-memory and --disk-memory";
+    }
+    note(found + ": where they are follows from " + budgets + " here");
   }
 
   void list_the_rest() {

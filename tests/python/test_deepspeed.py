@@ -76,6 +76,24 @@ def test_a_file_is_the_flags_that_it_stands_for(run, tmp_path):
         assert done.stderr.count(name) == 1, done.stderr
 
 
+def test_nvme_is_the_disk(run, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "other").mkdir()
+    offload = {"device": "nvme", "nvme_path": str(tmp_path / "disk"), "buffer_count": 5}
+    zero = {"stage": 3, "offload_param": offload, "offload_optimizer": offload}
+    done, by_file = run("file", FILE | {"zero_optimization": zero}, "--device-memory", "1GiB")
+    _, by_flags = run("flags", None, *FLAGS, "--device-memory", "1GiB", "--disk",
+                      tmp_path / "disk")
+    assert by_file == by_flags
+    assert f"disk: {tmp_path / 'disk'}\n" in (tmp_path / "file/config.yaml").read_text()
+    for text in ("parameters on nvme, optimizer on nvme", "--disk-memory", "buffer_count"):
+        assert text in done.stderr
+    zero["offload_optimizer"] = offload | {"nvme_path": str(tmp_path / "other")}
+    run("both", FILE | {"zero_optimization": zero})
+    assert (f"disk: {tmp_path / 'disk'},{tmp_path / 'other'}\n"
+            in (tmp_path / "both/config.yaml").read_text())
+
+
 def test_sgd_and_cosine(run):
     cosine = {"optimizer": {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.8}},
               "scheduler": {"type": "WarmupCosineLR", "params": {
@@ -123,7 +141,9 @@ def test_bad_files(run, models, data, tmp_path):
         ({"optimizer": {"type": "Adam", "params": {"betas": [1.5, 0.9]}}},
          ["optimizer.params.betas", "1.5"]),
         ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}},
-         ["offload_param.device", "not in this version"]),
+         ["offload_param.nvme_path", "absent"]),
+        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "tape"}}},
+         ["offload_optimizer.device", "tape"]),
         ({"scheduler": {"type": "OneCycle", "params": {}}}, ["OneCycle", "WarmupLR"]),
     ]:
         done, _ = run("o", configuration, "--steps", 1, code=2)
