@@ -94,10 +94,25 @@ void ChunkManager::place_homes(const std::vector<HomeChoice>& choices) {
   while (!pending.empty()) {
     auto next =
         std::find_if(pending.begin(), pending.end(), [&](int c) { return has_room(c, choice(c)); });
-    if (next == pending.end()) next = pending.begin();  // says what is missing
+    if (next == pending.end()) {
+      if (make_room(pending)) continue;
+      next = pending.begin();  // says what is missing
+    }
     move(*next, choice(*next));
     pending.erase(next);
   }
+}
+
+// Where chunks wait for each other's memory, one of them goes by way of the disk.
+bool ChunkManager::make_room(const std::vector<int>& pending) {
+  constexpr HomeChoice kOnDisk{false, {true, true, true}};
+  if (tiers_.disk == nullptr) return false;
+  const auto found = std::find_if(pending.begin(), pending.end(), [&](int c) {
+    return !(home(c).choice() == kOnDisk) && has_room(c, kOnDisk);
+  });
+  if (found == pending.end()) return false;
+  move(*found, kOnDisk);
+  return true;
 }
 
 bool ChunkManager::has_room(int chunk, const HomeChoice& choice) const {

@@ -114,6 +114,7 @@ class ChunkManager {
   const ChunkHome& home(int chunk) const { return homes_[static_cast<size_t>(chunk)]; }
   const ChunkShape& shape(int chunk) const { return layout_.chunks[static_cast<size_t>(chunk)]; }
   void place_homes(const std::vector<HomeChoice>& choices);
+  bool make_room(const std::vector<int>& pending);
   bool has_room(int chunk, const HomeChoice& choice) const;
   void clear_pages(ChunkHome& home);
   void move(int chunk, const HomeChoice& choice);

@@ -94,6 +94,29 @@ TEST(DiskChunks, NothingIsLostBetweenThreeTiers) {
   }
 }
 
+// Two chunks change places while the host is full: one of them goes by way of the disk.
+TEST(DiskChunks, MoveWhereNoMemoryHasRoom) {
+  DiskMachine on;
+  Machine& machine = on.machine;
+  std::vector<bool> resident = machine.all(false);
+  machine.chunks.place(resident);
+  machine.fill();
+  std::vector<ChunkPlaces> places(resident.size());
+  const auto exchange = [&](bool weights) {
+    places[0] = {weights, !weights, !weights};
+    places[1] = {!weights, weights, weights};
+    machine.chunks.place(resident, places);
+    machine.expect_whole();
+  };
+  exchange(false);
+  const int64_t used = machine.host.used();
+  exchange(true);
+  const int64_t free = machine.host.budget() - std::max(used, machine.host.used());
+  const Reservation rest = machine.host.reserve(free, MemoryKind::kWorkspace);
+  exchange(false);
+  exchange(true);
+}
+
 TEST(DiskChunks, ADiskWithoutRoomLeavesChunksWhole) {
   DiskMachine on(int64_t{1} << 16);
   Machine& machine = on.machine;

@@ -10,7 +10,7 @@ namespace hetmem {
 namespace {
 
 constexpr int64_t kPlenty = int64_t{1} << 40;
-constexpr uint64_t kSeeds = 40;
+constexpr uint64_t kSeeds = 12;
 
 AccessTrace trace_with_trailers(uint64_t seed) {
   AccessTrace trace = random_trace(seed);
