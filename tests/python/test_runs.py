@@ -117,8 +117,11 @@ def test_adamw_8bit_keeps_what_adamw_keeps_to_half_a_step_of_its_code(models, da
         assert (error <= 0.5001 * widest * scales).all(), name
 
 
-def test_adamw_8bit_ends_where_adamw_does(models, data, tmp_path):
-    flags = RUN | dict(steps=200, shuffle="false")
+def test_adamw_8bit_ends_where_adamw_does(models, tmp_path):
+    chances = 1 / np.arange(1, 129)
+    tokens = np.random.RandomState(5).choice(128, 20001, p=chances / chances.sum())
+    data = write_tokens(tmp_path / "zipf.bin", tokens)
+    flags = RUN | dict(steps=200)
     exact = train(models["gpt2"], data, tmp_path / "a", **flags)
     coded = train(models["gpt2"], data, tmp_path / "b", optimizer="adamw_8bit", **flags)
     assert exact[-1]["loss"] < 0.9 * exact[0]["loss"]

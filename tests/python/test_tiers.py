@@ -4,6 +4,7 @@ the numbers."""
 import json
 import os
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -134,13 +135,18 @@ def test_the_guard_finds_nothing(models, data, tmp_path):
 
 
 def _rss(arguments, tmp_path):
-    """The exit status and the peak of the resident set of one process, as the kernel counts it."""
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([BINARY, *map(str, arguments)], stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, (tmp_path / "log").read_text()
-    return usage.ru_maxrss * 1024
+    """The peak of the resident set of one process, as the kernel counts it. It begins with that of the
+    process that starts it, so that a small one has to."""
+    script = ("import os, sys; log = open(sys.argv[1], 'w'); os.dup2(log.fileno(), 1); "
+              "os.dup2(log.fileno(), 2); pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ); "
+              "_, status, usage = os.wait4(pid, 0); "
+              "print(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024, flush=True)")
+    subprocess.run([sys.executable, "-S", "-c", script, tmp_path / "log", BINARY,
+                    *map(str, arguments)], check=True)
+    log = (tmp_path / "log").read_text()
+    code, peak = map(int, log.splitlines()[-1].split())
+    assert code == 0, log
+    return peak
 
 
 @pytest.mark.slow
