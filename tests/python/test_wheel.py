@@ -101,6 +101,9 @@ def test_what_is_in_it(wheel, unpacked):
     metadata = next(unpacked.glob("*.dist-info/METADATA")).read_text()
     assert re.findall("^Requires-Dist: (.*)$", metadata, re.M)[0].startswith("numpy")
     assert list(unpacked.glob("*.dist-info/licenses/LICENSE"))
+    notices = [path.name for path in (package / "lib/licenses").iterdir()]
+    for name in ("libdnnl", "libopenblas", "libssl", "nlohmann", "libcli11", "libxxhash", "pybind11"):
+        assert any(notice.startswith(name) for notice in notices), (name, notices)
 
 
 def test_it_gives_the_losses_of_the_binary(environment, models, data, tmp_path):
