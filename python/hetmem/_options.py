@@ -41,6 +41,9 @@ class MachineOptions(TypedDict, total=False):
     device: str
     device_memory: Size
     host_memory: Size
+    disk: Path | Sequence[Path]
+    disk_memory: Size
+    encrypt_disk: bool
     compute_dtype: str
     machine: Path
     threads: int

@@ -430,3 +430,18 @@ def test_data_sets_in_three_lines(tmp_path, models):
         hetmem.load_tokens(tmp_path / "c.txt")
     with pytest.raises(ValueError, match="nowhere"):
         hetmem.load_tokens(tmp_path / "nowhere.bin")
+
+
+def test_disks_are_options_too(models, data, tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        want = trainer.train(data, steps=3).losses
+    least = hetmem.plan(models["gpt2"], **RUN, host_memory=0, disk_memory="64MiB").smallest_device_memory
+    with hetmem.Trainer(models["gpt2"], device_memory=least, host_memory=0, disk=folders, disk_memory="64MiB",
+                        encrypt_disk=True, **RUN) as trainer:
+        result = trainer.train(data, steps=3)
+        assert result.losses == want and trainer.plan.tiers.disk.peak > 0
+        assert "disk" in repr(trainer)
+    assert not any(list(folder.iterdir()) for folder in folders)
