@@ -1,5 +1,6 @@
-// Trainer for Python. Every call that works on a trainer gives up the GIL and then takes the
-// trainer's lock, so that threads take turns; callbacks of train() may call the trainer again.
+// Trainer for Python. Every call that works on a trainer gives up the GIL and then takes its turn
+// at the trainer; train() lets others have theirs after each step, and its callbacks may call the
+// trainer again.
 #include "runtime/trainer.h"
 
 #include <sys/types.h>
@@ -13,6 +14,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -20,6 +22,7 @@
 #include "core/memory_kind.h"
 #include "io/tokenizer.h"
 #include "python/bindings.h"
+#include "python/turns.h"
 #include "runtime/checkpoint.h"
 #include "runtime/generate_config.h"
 #include "runtime/generator.h"
@@ -117,26 +120,26 @@ class PythonTrainer {
   auto use(const Function& function) {
     require_own_process();
     const py::gil_scoped_release released;
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(turns_);
     if (trainer_ == nullptr) throw Error(ErrorKind::kBadInput, "this Trainer is closed");
     return function(*trainer_);
   }
 
+  // In a child after a fork there is nothing to give back: a `with` block ends in both processes.
   void close() {
-    require_own_process();
+    if (owner_ != getpid()) return;
     const py::gil_scoped_release released;
-    const std::lock_guard lock(mutex_);
-    if (in_train_) {
-      throw Error(ErrorKind::kBadInput, "a Trainer cannot be closed by a callback of its train()");
-    }
+    const std::lock_guard lock(turns_);
+    await_no_training("a Trainer cannot be closed by a callback of its train()");
     trainer_.reset();
   }
 
   StepReport step(const TokenArray& tokens) {
     const std::vector<int32_t> ids = copy_of(tokens);
     return use([&](Trainer& trainer) {
+      const StepReport report = trainer.step(ids);
       trained_on_.reset();
-      return trainer.step(ids);
+      return report;
     });
   }
 
@@ -202,23 +205,29 @@ class PythonTrainer {
     });
   }
 
-  // As run_training: `options` over those of the trainer, but for its --steps and --epochs.
+  // As run_training: `options` over those of the trainer, but for its --steps and --epochs, with
+  // data that begin with the next step, or with the first.
   // `on_progress(report or None, steps taken, total, eval_loss)` ends the run by returning False;
   // after Ctrl-C it ends too, and KeyboardInterrupt is raised.
-  py::dict train(const OptionValues& options, int64_t first, const py::function& on_progress) {
+  py::dict train(const OptionValues& options, bool from_here, const py::function& on_progress) {
     std::atomic<bool> stop{false};
     std::optional<py::error_already_set> interrupt;
-    const auto report = [&](const RunProgress& progress) {
+    // Goes on with the run unless `look` says no, or Ctrl-C has been pressed.
+    const auto unless_stopped = [&](const auto& look) {
       const py::gil_scoped_acquire gil;
-      wrote_folder_ = true;  // where there is one, it was taken
       try {
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-        if (tell(on_progress, progress)) return;
+        if (look()) return;
       } catch (py::error_already_set& error) {
         if (!error.matches(PyExc_KeyboardInterrupt)) throw;
         interrupt.emplace(error);
       }
       stop = true;
+    };
+    const auto report = [&](const RunProgress& progress) {
+      turns_.pass();
+      wrote_folder_ = true;  // where there is one, it was taken
+      unless_stopped([&] { return tell(on_progress, progress); });
     };
     const RunResult result = use([&](Trainer& trainer) {
       TrainConfig config = trainer.config();
@@ -229,12 +238,13 @@ class PythonTrainer {
         HETMEM_ASSERT(option != nullptr);
         option->set(config, texts);
       }
-      if (in_train_) {
-        throw Error(ErrorKind::kBadInput, "a callback of train() cannot train; it can step()");
-      }
+      await_no_training("a callback of train() cannot train; it can step()");
+      if (trainer_ == nullptr) throw Error(ErrorKind::kBadInput, "this Trainer is closed");
       const InTrain mark(in_train_);
       // Data that begin with a later step are others.
-      const Continuation from{first, wrote_folder_, first == 0 ? resumed_ : ResumedFrom{}};
+      const int64_t first = from_here ? trainer.steps_done() : 0;
+      const Continuation from{first, wrote_folder_, first == 0 ? resumed_ : ResumedFrom{},
+                              [&] { unless_stopped([] { return true; }); }};
       trained_on_.reset();
       RunResult run = run_training(trainer, config, from, report, stop);
       trained_on_ = run.data;
@@ -250,13 +260,24 @@ class PythonTrainer {
   }
 
  private:
+  // The thread that trains, while it does.
   struct InTrain {
-    explicit InTrain(bool& flag) : flag_(flag) { flag_ = true; }
-    ~InTrain() { flag_ = false; }
+    explicit InTrain(std::thread::id& thread) : thread_(thread) {
+      thread_ = std::this_thread::get_id();
+    }
+    ~InTrain() { thread_ = {}; }
     InTrain(const InTrain&) = delete;
     InTrain& operator=(const InTrain&) = delete;
-    bool& flag_;
+    std::thread::id& thread_;
   };
+
+  // With the turn: other threads wait for the end of a training, a callback of it is refused.
+  void await_no_training(const char* refusal) {
+    while (in_train_ != std::thread::id()) {
+      if (in_train_ == std::this_thread::get_id()) throw Error(ErrorKind::kBadInput, refusal);
+      turns_.pass();
+    }
+  }
 
   static bool tell(const py::function& on_progress, const RunProgress& progress) {
     const py::object report =
@@ -289,10 +310,10 @@ class PythonTrainer {
   std::unique_ptr<Trainer> trainer_;
   std::vector<StateTensor> tensors_;
   std::map<std::string, size_t> index_;
-  std::recursive_mutex mutex_;
+  Turns turns_;
   ResumedFrom resumed_;
   std::optional<DataIdentity> trained_on_;  // where it is known: not of single steps
-  bool in_train_ = false;
+  std::thread::id in_train_;
   bool wrote_folder_ = false;
   pid_t owner_ = getpid();
 };

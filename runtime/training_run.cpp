@@ -194,13 +194,17 @@ std::vector<int32_t> read_windows(const TokenDataset& data, const WindowSampler&
   return tokens;
 }
 
+// Thrown between the batches of an evaluation that is left.
+struct EvaluationLeft {};
+
 class Loop {
  public:
   Loop(const TrainConfig& config, int64_t first,
-       const std::function<void(const RunProgress&)>& on_progress)
+       const std::function<void(const RunProgress&)>& on_progress, const std::atomic<bool>& stop)
       : config_(config),
         first_(first),
         on_progress_(on_progress),
+        stop_(stop),
         model_(load_model_config(config.model)),
         sequence_(resolved_sequence_length(config, model_)),
         data_(open_data(config.data, "--data", &identity_)),
@@ -214,7 +218,7 @@ class Loop {
                                                static_cast<double>(sampler_.steps_per_epoch()))));
   }
 
-  RunResult run(const std::atomic<bool>& stop) {
+  RunResult run() {
     const std::string resume = resume_folder(config_);
     check_trace(config_.trace);
     // A run that goes on in another folder may not write over what is there either.
@@ -222,26 +226,27 @@ class Loop {
     if (config_.machine.empty()) keep_rates(device_of(config_));
     Trainer trainer(config_, total_steps_);
     if (!resume.empty()) load_checkpoint(trainer, resume, &identity_);
-    return drive(trainer, &folder, stop);
+    return drive(trainer, &folder);
   }
 
-  RunResult go_on(Trainer& trainer, const Continuation& from, const std::atomic<bool>& stop) {
+  RunResult go_on(Trainer& trainer, const Continuation& from) {
+    between_ = from.between;
     check_trace(config_.trace);
     if (trainer.steps_done() >= total_steps_) {
       throw Error(ErrorKind::kBadInput, "all " + std::to_string(total_steps_) +
                                             " steps are taken already; give more --steps");
     }
     require_same_data(from.resumed, identity_);
-    if (config_.out.empty()) return drive(trainer, nullptr, stop);
+    if (config_.out.empty()) return drive(trainer, nullptr);
     const std::string& resumed = from.resumed.folder;
     OutputFolder folder(config_,
                         from.wrote_folder || (!resumed.empty() && is_inside(resumed, config_.out)));
-    return drive(trainer, &folder, stop);
+    return drive(trainer, &folder);
   }
 
  private:
   // `folder`: where the run writes; null: it writes nothing.
-  RunResult drive(Trainer& trainer, OutputFolder* folder, const std::atomic<bool>& stop) {
+  RunResult drive(Trainer& trainer, OutputFolder* folder) {
     std::optional<CheckpointWriter> checkpoints;
     if (folder != nullptr) {
       begin_writing(trainer, *folder);
@@ -252,7 +257,7 @@ class Loop {
     RunResult result;
     result.data = identity_;
     if (folder != nullptr) result.out = folder->path();
-    while (trainer.steps_done() < total_steps_ && !stop) {
+    while (trainer.steps_done() < total_steps_ && !stop_) {
       const StepReport report = take_step(trainer, folder);
       result.last_loss = report.loss;
       result.device = report.device;
@@ -352,7 +357,14 @@ class Loop {
     RunProgress progress;
     progress.total_steps = total_steps_;
     progress.step = trainer.steps_done();
-    progress.eval_loss = evaluate_all(trainer, *eval_data_);
+    try {
+      progress.eval_loss = evaluate_all(trainer, *eval_data_, [this] {
+        if (between_) between_();
+        if (stop_) throw EvaluationLeft();
+      });
+    } catch (const EvaluationLeft&) {
+      return;
+    }
     progress.metrics_line =
         Json{{"step", trainer.steps_done()}, {"eval_loss", progress.eval_loss}}.dump();
     write_metrics(progress.metrics_line);
@@ -377,6 +389,8 @@ class Loop {
   const TrainConfig& config_;
   const int64_t first_;  // step of the trainer with which the data begin
   const std::function<void(const RunProgress&)>& on_progress_;
+  const std::atomic<bool>& stop_;
+  std::function<void()> between_;
   ModelConfig model_;
   int64_t sequence_;
   DataIdentity identity_;  // before the data, whose opening sets it
@@ -428,13 +442,13 @@ std::string resume_folder(const TrainConfig& config) {
 RunResult run_training(const TrainConfig& config,
                        const std::function<void(const RunProgress&)>& on_progress,
                        const std::atomic<bool>& stop) {
-  return Loop(config, 0, on_progress).run(stop);
+  return Loop(config, 0, on_progress, stop).run();
 }
 
 RunResult run_training(Trainer& trainer, const TrainConfig& config, const Continuation& from,
                        const std::function<void(const RunProgress&)>& on_progress,
                        const std::atomic<bool>& stop) {
-  return Loop(config, from.first, on_progress).go_on(trainer, from, stop);
+  return Loop(config, from.first, on_progress, stop).go_on(trainer, from);
 }
 
 }  // namespace hetmem

@@ -43,7 +43,8 @@ std::string resume_folder(const TrainConfig& config);
 double evaluate_all(Trainer& trainer, const TokenDataset& data,
                     const std::function<void()>& between = {});
 
-// Runs to the end, or until `stop` is set (after the step under way). Throws Error. A folder that
+// Runs to the end, or until `stop` is set: then the step under way is finished, an evaluation is
+// left without a result. Throws Error. A folder that
 // this call created is removed again where the run fails before its first step.
 RunResult run_training(const TrainConfig& config,
                        const std::function<void(const RunProgress&)>& on_progress,
@@ -54,6 +55,7 @@ struct Continuation {
   int64_t first = 0;          // step of the trainer with which the data, --steps and --epochs begin
   bool wrote_folder = false;  // what --out holds is this trainer's
   ResumedFrom resumed;        // where the trainer was, with the same data
+  std::function<void()> between;  // called between the batches of evaluations; may set `stop`
 };
 // Without --out nothing is written.
 RunResult run_training(Trainer& trainer, const TrainConfig& config, const Continuation& from,

@@ -259,8 +259,7 @@ class Trainer:
             OSError: the data or `out` failed.
         """
         calls = [callbacks] if callable(callbacks) else list(callbacks)
-        done = self.steps_done
-        first, values = self._span(steps, epochs, done)
+        from_here, values = self._span(steps, epochs)
         if eval_steps is not None:
             values |= values_of({"eval-steps": eval_steps})
         losses: list[float] = []
@@ -275,7 +274,7 @@ class Trainer:
             else:
                 result = StepResult.of(report)
                 losses.append(result.loss)
-                bar.show(result, total, done)
+                bar.show(result, total)
             # Every callback is told, also after one that ends the training.
             return not any([_is_false(call(result)) for call in calls])
 
@@ -285,19 +284,20 @@ class Trainer:
                 if given is not None:
                     values[name] = held.enter_context(data_paths(given, name, vocabulary))
             held.callback(bar.close)
-            ended = self._trainer.train(values, first, on_progress)
+            ended = self._trainer.train(values, from_here, on_progress)
         return TrainResult(ended["steps"], ended["loss"], losses, evaluations, ended["interrupted"],
                            ended["out"] or None)
 
-    def _span(self, steps: Any, epochs: Any, done: int) -> tuple[int, dict[str, list[str]]]:
-        """The step with which the data begin, and the options that say how many there are."""
+    def _span(self, steps: Any, epochs: Any) -> tuple[bool, dict[str, list[str]]]:
+        """Whether the data begin with the next step (else with the first), and the options that say how
+        many steps there are."""
         if steps is not None and epochs is not None:
             raise ValueError("steps and epochs are both given; give one")
         if steps is not None or epochs is not None:
-            return done, values_of({"steps": steps, "epochs": epochs})
+            return True, values_of({"steps": steps, "epochs": epochs})
         own = {name: self._options[name] for name in ("steps", "epochs") if self._options[name]}
         resumed = bool(self._options["resume-from-checkpoint"][0])
-        return (0 if "steps" in own or resumed else done), own
+        return not ("steps" in own or resumed), own
 
     def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> str:
         """Continues a text with the weights as they are now; gives the continuation alone.
@@ -377,9 +377,10 @@ class Trainer:
         except RuntimeError:
             return "Trainer(of another process)"
         tiers = self.plan.tiers
+        disk = f", disk {size_text(tiers.disk.budget)}" if tiers.disk.budget > 0 else ""
         return (f"Trainer({self._options['model'][0]!r}, {parameters / 1e6:.1f} M parameters, "
                 f"{done} steps done, device {size_text(tiers.device.budget)}, "
-                f"host {size_text(tiers.host.budget)})")
+                f"host {size_text(tiers.host.budget)}{disk})")
 
 
 def _is_false(answer: Any) -> bool:
@@ -400,12 +401,12 @@ class _Progress:
         self._bar: Any = None
         self._line = False
 
-    def show(self, result: StepResult, total: int, done: int) -> None:
+    def show(self, result: StepResult, total: int) -> None:
         if not self._on:
             return
         text = f"loss {result.loss:.4f}, {result.tokens_per_second:.0f} tokens/s"
         if self._bar is None and not self._line:
-            self._start(total, done)
+            self._start(total, result.step - 1)
         if self._line:
             print(f"\r\033[Kstep {result.step}/{total}: {text}", end="", file=sys.stderr, flush=True)
         else:

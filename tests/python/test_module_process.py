@@ -12,7 +12,7 @@ import threading
 import hetmem
 import numpy as np
 import pytest
-from conftest import BINARY, add_tokenizer
+from conftest import BINARY, add_tokenizer, write_tokens
 from conftest import hetmem as command
 
 RUN = dict(batch_size=2, sequence_length=33, learning_rate=1e-3)
@@ -127,7 +127,7 @@ def released_during(call):
     state = {"inside": False, "seen": False, "done": False}
 
     def work():
-        for _ in range(200):
+        for _ in range(20_000):  # the other one may not run when the GIL is there
             state["inside"] = True
             call()
             state["inside"] = False
@@ -150,7 +150,7 @@ def released_during(call):
 
 
 def test_blocking_calls_give_up_the_gil(models, data, tmp_path):
-    assert not released_during(lambda: sum(range(1000)))  # the test itself
+    assert not released_during(lambda: None)  # the test itself
     add_tokenizer(tmp_path / "m", models["gpt2"])
     stream = hetmem.load_tokens(data)
     with hetmem.Trainer(tmp_path / "m", **RUN) as trainer:
@@ -205,6 +205,41 @@ def test_threads_take_turns_at_one_trainer(models, data):
     assert sorted(steps) == list(range(1, 16))
 
 
+def test_threads_have_turns_during_a_training(models, data):
+    with hetmem.Trainer(models["gpt2"], lr_scheduler_type="constant", **RUN) as trainer:
+        seen = []
+
+        def look():
+            while not seen or seen[-1] < 5:
+                seen.append(trainer.steps_done)
+                repr(trainer)
+            trainer.step(batch)  # a step of this thread's, between those of train()
+            seen.append("stepped")
+
+        batch = next(trainer.batches(hetmem.load_tokens(data)))
+        looking = threading.Thread(target=look)
+        looking.start()
+        result = trainer.train(data, steps=2000,
+                               callbacks=lambda result: "stepped" not in seen or result.step < 8)
+        looking.join()
+        assert result.interrupted and seen[-1] == "stepped" and result.steps < 2000
+        # Another train() waits for the first one; close() waits for both.
+        started, second = threading.Event(), []
+
+        def train_too():
+            started.wait()
+            second.append(trainer.train(data, steps=3))
+
+        other = threading.Thread(target=train_too)
+        closing = threading.Thread(target=lambda: (other.join(), trainer.close()))
+        other.start()
+        closing.start()
+        first = trainer.train(data, steps=3, callbacks=lambda result: started.set())
+        other.join()
+        closing.join()
+        assert second[0].steps == first.steps + 3 and repr(trainer) == "Trainer(closed)"
+
+
 def interrupted(call, started):
     """Calls it and, once it has begun, presses Ctrl-C."""
     # A shell's background jobs begin with the signal ignored.
@@ -243,6 +278,20 @@ def test_ctrl_c_ends_a_run_after_the_step_and_it_can_go_on(models, data, tmp_pat
         assert trainer.evaluate(data) == after
 
 
+def test_ctrl_c_during_an_evaluation_of_a_training(models, data, tmp_path):
+    large = tmp_path / "large.bin"
+    write_tokens(large, np.zeros(5_000_000, np.uint16))  # minutes of evaluation
+    with hetmem.Trainer(models["gpt2"], out=tmp_path / "out", **RUN) as trainer:
+        started = threading.Event()
+        interrupted(lambda: trainer.train(
+            data, steps=3, eval_data=large, eval_steps=2,
+            callbacks=lambda result: started.set() if result.step == 2 else None), started)
+        assert trainer.steps_done == 2
+        assert [p.name for p in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+        assert "eval_loss" not in (tmp_path / "out" / "metrics.jsonl").read_text()
+        assert trainer.train(data, steps=1).steps == 3
+
+
 def test_ctrl_c_ends_an_evaluation_and_a_text(models, data, tmp_path):
     add_tokenizer(tmp_path / "m", models["gpt2"])
     with hetmem.Trainer(tmp_path / "m", **RUN) as trainer:
@@ -264,10 +313,11 @@ batch = next(trainer.batches(hetmem.load_tokens(sys.argv[2])))
 first = trainer.step(batch).loss
 child = os.fork()
 if child == 0:
-    for call in (lambda: trainer.step(batch), lambda: trainer.parameters(), trainer.close):
+    trainer.close()  # as at the end of a `with` block
+    for call in (lambda: trainer.step(batch), lambda: trainer.plan,
+                 lambda: trainer.parameters()["transformer.ln_f.weight"]):
         try:
             call()
-            if call is not trainer.close: trainer.parameters()["transformer.ln_f.weight"]
         except RuntimeError as error:
             print("child:", error, flush=True)
     with hetmem.Trainer(sys.argv[1], batch_size=2, sequence_length=33) as own:
