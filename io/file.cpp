@@ -10,6 +10,10 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -85,23 +89,92 @@ void sync_path(const std::string& path, int flags) {
   if (result != 0) fail(ErrorKind::kStorage, "sync", path);
 }
 
+// Names of folders that are not what their name will be, or was: "<name>.tmp-<process>-<started>".
 constexpr std::string_view kTemporary = ".tmp-";
+constexpr std::string_view kReplaced = ".old-";
 
-std::string temporary_beside(const std::string& path) {
-  return path + std::string(kTemporary) + std::to_string(::getpid());
+// The process that a folder belongs to. Numbers are used again, in another container at once: the
+// tick at which it was started tells two apart.
+struct Owner {
+  int64_t process = 0;
+  int64_t started = 0;  // 0: the system does not say
+};
+
+struct ProcessStatus {
+  bool ended = false;  // its parent has not asked yet
+  int64_t started = 0;
+};
+
+// From /proc: what follows the name, which may hold anything, begins with the state; the tick of
+// the start is the 20th.
+ProcessStatus status_of(int64_t process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/stat");
+  std::string line;
+  std::getline(file, line);
+  const size_t name_end = line.rfind(')');
+  if (name_end == std::string::npos) return {};
+  std::istringstream fields(line.substr(name_end + 1));
+  std::string field;
+  ProcessStatus status;
+  for (int i = 0; i < 20 && fields >> field; ++i) {
+    if (i == 0) status.ended = field == "Z" || field == "X";
+  }
+  std::from_chars(field.data(), field.data() + field.size(), status.started);
+  return status;
 }
 
-// Whether `name` is a temporary directory whose process is no more, or was one with our own number.
-bool is_abandoned(const std::string& name) {
-  const size_t at = name.rfind(kTemporary);
-  if (at == std::string::npos) return false;
-  const char* begin = name.data() + at + kTemporary.size();
+bool has_ended(const Owner& owner) {
+  if (::kill(static_cast<pid_t>(owner.process), 0) != 0 && errno == ESRCH) return true;
+  const ProcessStatus now = status_of(owner.process);
+  return now.ended || (now.started > 0 && owner.started > 0 && now.started != owner.started);
+}
+
+std::string owned_name(const std::string& path, std::string_view mark, const Owner& owner) {
+  return path + std::string(mark) + std::to_string(owner.process) + "-" +
+         std::to_string(owner.started);
+}
+
+Owner this_process() { return {::getpid(), status_of(::getpid()).started}; }
+
+struct OwnedName {
+  std::string base;
+  Owner owner;
+};
+
+// Nothing but what owned_name() makes.
+std::optional<OwnedName> parse_owned_name(const std::string& name, std::string_view mark) {
+  const size_t at = name.rfind(mark);
+  if (at == std::string::npos || at == 0) return std::nullopt;
+  OwnedName parsed{name.substr(0, at), {}};
   const char* end = name.data() + name.size();
-  pid_t process = 0;
-  const auto [stop, code] = std::from_chars(begin, end, process);
-  if (code != std::errc() || stop != end || process <= 0) return false;
-  return process == ::getpid() || (::kill(process, 0) != 0 && errno == ESRCH);
+  const auto process = std::from_chars(name.data() + at + mark.size(), end, parsed.owner.process);
+  if (process.ec != std::errc() || process.ptr == end) return std::nullopt;
+  std::from_chars(process.ptr + 1, end, parsed.owner.started);
+  constexpr int64_t kMostProcesses = std::numeric_limits<pid_t>::max();
+  const bool valid = parsed.owner.process > 0 && parsed.owner.process <= kMostProcesses &&
+                     parsed.owner.started >= 0 &&
+                     name == owned_name(parsed.base, mark, parsed.owner);
+  return valid ? std::optional(parsed) : std::nullopt;
 }
+
+std::vector<std::string> folders_in(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code code;
+  for (fs::directory_iterator at(folder, code), end; !code && at != end; at.increment(code)) {
+    std::error_code unknown;
+    if (at->symlink_status(unknown).type() == fs::file_type::directory) {
+      names.push_back(at->path().filename().string());
+    }
+  }
+  return names;
+}
+
+std::string parent_of(const std::string& path) {
+  const std::string parent = fs::path(path).parent_path().string();
+  return parent.empty() ? "." : parent;
+}
+
+void sync_folder(const std::string& path) { sync_path(path, O_RDONLY | O_DIRECTORY); }
 
 }  // namespace
 
@@ -202,12 +275,35 @@ void write_text_file(const std::string& path, std::string_view text) {
   if (rename_path(temporary, path) != 0) fail(ErrorKind::kStorage, "rename to", path);
 }
 
+void make_folders(const std::string& path) {
+  std::error_code code;
+  std::vector<fs::path> made;  // the innermost first
+  for (fs::path at = path; !at.empty() && !fs::exists(at, code); at = at.parent_path()) {
+    made.push_back(at);
+  }
+  fs::create_directories(path, code);
+  if (code) {
+    throw Error(kind_of_creation_failure(code.value()),
+                "cannot create " + path + ": " + code.message());
+  }
+  try {
+    for (const fs::path& at : made) sync_folder(parent_of(at.string()));
+  } catch (const Error&) {
+    for (const fs::path& at : made) fs::remove(at, code);
+    throw;
+  }
+}
+
 AtomicDirectory::AtomicDirectory(std::string final_path) : final_(std::move(final_path)) {
   while (final_.size() > 1 && final_.back() == '/') final_.pop_back();
-  temporary_ = temporary_beside(final_);
+  const Owner owner = this_process();
+  temporary_ = owned_name(final_, kTemporary, owner);
+  replaced_ = owned_name(final_, kReplaced, owner);
+  make_folders(parent_of(final_));
   std::error_code code;
   fs::remove_all(temporary_, code);
-  fs::create_directories(temporary_, code);
+  if (fs::exists(final_, code)) fs::remove_all(replaced_, code);
+  fs::create_directory(temporary_, code);
   if (code) {
     throw Error(kind_of_creation_failure(code.value()),
                 "cannot create " + final_ + ": " + code.message());
@@ -220,17 +316,21 @@ AtomicDirectory::~AtomicDirectory() {
 }
 
 void AtomicDirectory::commit() {
-  for (const auto& entry : fs::directory_iterator(temporary_)) {
-    if (entry.is_regular_file()) sync_path(entry.path().string(), O_RDONLY);
-  }
-  sync_path(temporary_, O_RDONLY | O_DIRECTORY);
-  kill_point(FaultSite::kDirectorySynced);
   std::error_code code;
+  for (fs::directory_iterator at(temporary_, code), end; !code && at != end; at.increment(code)) {
+    if (at->is_regular_file(code)) sync_path(at->path().string(), O_RDONLY);
+    if (code) break;
+  }
+  if (code) {
+    throw Error(ErrorKind::kStorage, "cannot read " + temporary_ + ", which was to become " +
+                                         final_ + ": " + code.message());
+  }
+  sync_folder(temporary_);
+  kill_point(FaultSite::kDirectorySynced);
   if (rename_path(temporary_, final_, RENAME_NOREPLACE) != 0 && !replace()) {
     fail(ErrorKind::kStorage, "rename to", final_);
   }
-  const std::string parent = fs::absolute(final_).parent_path().string();
-  sync_path(parent, O_RDONLY | O_DIRECTORY);
+  sync_folder(parent_of(final_));
   kill_point(FaultSite::kDirectoryCommitted);
   fs::remove_all(temporary_, code);
 }
@@ -240,22 +340,22 @@ bool AtomicDirectory::replace() {
   if (errno != EEXIST && errno != EINVAL && errno != ENOSYS) return false;
   if (rename_path(temporary_, final_, RENAME_EXCHANGE) == 0) return true;
   if (errno != EINVAL && errno != ENOSYS && errno != ENOENT) return false;
-  const std::string old = temporary_beside(temporary_);
-  if (rename_path(final_, old) != 0 && errno != ENOENT) return false;
+  if (rename_path(final_, replaced_) != 0) {
+    return errno == ENOENT && rename_path(temporary_, final_) == 0;
+  }
   kill_point(FaultSite::kDirectoryMoved);
   if (rename_path(temporary_, final_) != 0) {
     const int reason = errno;
-    rename_path(old, final_);
+    rename_path(replaced_, final_);
     errno = reason;
     return false;
   }
-  std::error_code code;
-  fs::remove_all(old, code);
+  rename_path(replaced_, temporary_);  // else the next run removes it
   return true;
 }
 
 void AtomicDirectory::remove(const std::string& path) {
-  const std::string temporary = temporary_beside(path);
+  const std::string temporary = owned_name(path, kTemporary, this_process());
   std::error_code code;
   fs::remove_all(temporary, code);
   if (rename_path(path, temporary) != 0) fail(ErrorKind::kStorage, "remove", path);
@@ -265,13 +365,38 @@ void AtomicDirectory::remove(const std::string& path) {
   }
 }
 
-void AtomicDirectory::remove_abandoned(const std::string& folder) {
+bool AtomicDirectory::rename(const std::string& from, const std::string& to) {
   std::error_code code;
-  std::vector<fs::path> abandoned;
-  for (const auto& entry : fs::directory_iterator(folder, code)) {
-    if (is_abandoned(entry.path().filename().string())) abandoned.push_back(entry.path());
+  if (fs::exists(fs::symlink_status(to, code))) return false;
+  if (rename_path(from, to) != 0) fail(ErrorKind::kStorage, "rename to", to);
+  sync_folder(parent_of(to));
+  return true;
+}
+
+// A folder that has given way to none: its owner was killed between the two renamings of
+// replace(), when the new one was complete.
+void AtomicDirectory::recover(const std::string& folder) {
+  for (const std::string& name : folders_in(folder)) {
+    const std::optional<OwnedName> old = parse_owned_name(name, kReplaced);
+    if (!old || !has_ended(old->owner)) continue;
+    const std::string place = folder + "/" + old->base;
+    std::error_code code;
+    if (fs::exists(fs::symlink_status(place, code))) continue;
+    const std::string complete = owned_name(place, kTemporary, old->owner);
+    const std::string from = fs::exists(complete, code) ? complete : folder + "/" + name;
+    if (rename_path(from, place) != 0) fail(ErrorKind::kStorage, "put back", place);
+    sync_folder(folder);
   }
-  for (const fs::path& path : abandoned) fs::remove_all(path, code);
+}
+
+void AtomicDirectory::remove_abandoned(const std::string& folder) {
+  recover(folder);
+  for (const std::string& name : folders_in(folder)) {
+    std::optional<OwnedName> owned = parse_owned_name(name, kTemporary);
+    if (!owned) owned = parse_owned_name(name, kReplaced);
+    std::error_code code;
+    if (owned && has_ended(owned->owner)) fs::remove_all(folder + "/" + name, code);
+  }
 }
 
 }  // namespace hetmem

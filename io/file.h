@@ -38,6 +38,10 @@ std::string read_text_file(const std::string& path);
 // Writes, syncs and renames into place. Throws Error (kStorage).
 void write_text_file(const std::string& path, std::string_view text);
 
+// Makes a folder and those above it that are not there, so that they stay. Throws Error (kStorage,
+// kBadInput); nothing is then left.
+void make_folders(const std::string& path);
+
 // A directory that appears complete or not at all: files go into a temporary beside the final name;
 // commit() syncs them and renames. Without commit() the temporary is removed; what a process that
 // was killed left is found by remove_abandoned().
@@ -50,17 +54,25 @@ class AtomicDirectory {
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
   const std::string& path() const { return temporary_; }
   // Replaces what is at the final path: at every moment one of the two is there, complete, on file
-  // systems that can exchange names, and on others one is there or, for a moment, none.
+  // systems that can exchange names, and on others one is there or, for a moment, none: recover()
+  // puts it back.
   void commit();
   // Removes a directory so that it is there complete or not at all. Throws Error (kStorage).
   static void remove(const std::string& path);
-  // Removes the temporaries in `folder` whose processes are no more.
+  // Gives a directory another name in the same folder, for good; false where that is taken. Throws
+  // Error (kStorage).
+  static bool rename(const std::string& from, const std::string& to);
+  // Of processes that were killed, in `folder`: gives what was about to be replaced its name.
+  // Throws Error (kStorage).
+  static void recover(const std::string& folder);
+  // The same, and removes their temporaries. Nothing else has such a name.
   static void remove_abandoned(const std::string& folder);
 
  private:
   bool replace();
   std::string final_;
   std::string temporary_;
+  std::string replaced_;  // what was at the final path, for a moment
 };
 
 }  // namespace hetmem

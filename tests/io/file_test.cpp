@@ -203,21 +203,103 @@ TEST_F(Files, ADirectoryIsReplacedWithoutAnExchangeOfNames) {
   }
 }
 
-TEST_F(Files, TemporariesOfProcessesThatAreNoMoreAreRemoved) {
+// Runs `action` in a process that ends by SIGKILL in the middle of it.
+pid_t kill_in(const std::function<void()>& action) {
   const pid_t child = fork();
   if (child == 0) {
-    AtomicDirectory directory(at("killed"));
+    action();
+    _exit(0);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status)) << status;
+  return child;
+}
+
+// What this process calls its temporary of "NAME", without the "NAME".
+std::string own_suffix(const std::string& folder) {
+  const AtomicDirectory directory(folder + "/x");
+  return directory.path().substr(folder.size() + 2);
+}
+
+TEST_F(Files, TemporariesOfProcessesThatAreNoMoreAreRemoved) {
+  const pid_t child = kill_in([&] {
+    const AtomicDirectory directory(at("killed"));
     kill(getpid(), SIGKILL);
+  });
+  const std::string own = own_suffix(folder_.string());
+  ASSERT_EQ(own.rfind(".tmp-" + std::to_string(getpid()) + "-", 0), 0U);
+  const std::string other = own + "0";  // our number, but started at another time
+  // What is no such name, what is no folder, and what belongs to a process that runs.
+  const std::set<std::string> stay{"running" + own,
+                                   "a.tmp-",
+                                   "a.tmp-x1",
+                                   "a.tmp-" + std::to_string(child),
+                                   "a.tmp-1x",
+                                   own,
+                                   "a.tmp--1-2",
+                                   "a.tmp-" + std::to_string(child) + "-012",
+                                   "a.tmp-99999999999-1",
+                                   "a.tmp-1-"};
+  for (const std::string& name : stay) fs::create_directory(at(name));
+  for (const std::string& name : {"ended" + other, "gone.old-" + other.substr(5)}) {
+    fs::create_directory(at(name));
   }
-  ASSERT_EQ(waitpid(child, nullptr, 0), child);
-  const std::string parent = at("running.tmp-") + std::to_string(getppid());
-  for (const std::string& name : {parent, at("a.tmp-"), at("a.tmp-x1"), at("a.tmp-1x")}) {
-    fs::create_directory(name);
-  }
-  EXPECT_EQ(entries(), 5U);
+  fs::create_directory(at("gone"));
+  write_text_file(at("file" + other), "");
+  EXPECT_EQ(entries(), stay.size() + 5);
   AtomicDirectory::remove_abandoned(folder_.string());
-  EXPECT_EQ(entries(), 4U);
-  EXPECT_FALSE(fs::exists(at("killed.tmp-") + std::to_string(child)));
+  std::set<std::string> left;
+  for (const auto& entry : fs::directory_iterator(folder_)) left.insert(entry.path().filename());
+  std::set<std::string> expected = stay;
+  expected.insert({"gone", "file" + other});
+  EXPECT_EQ(left, expected);
+}
+
+// Where names cannot be exchanged: neither of the two has its name when the process is killed.
+TEST_F(Files, AFolderThatHadGivenWayToNoneGetsItsNameBack) {
+  const auto fill = [&](const std::string& text) {
+    AtomicDirectory directory(at("out"));
+    write_text_file(directory.path() + "/a", text);
+    directory.commit();
+  };
+  for (const bool whole : {true, false}) {
+    fs::remove_all(at("out"));
+    kill_in([&] {
+      fill("old");
+      const FaultPlan::Session faults("file.rename@/out:3=EINVAL;directory.moved:1=kill");
+      fill("new");
+    });
+    ASSERT_FALSE(fs::exists(at("out")));
+    ASSERT_EQ(entries(), 2U);
+    for (const auto& entry : fs::directory_iterator(folder_)) {
+      const bool is_new = entry.path().string().find(".tmp-") != std::string::npos;
+      if (is_new && !whole) fs::remove_all(entry.path());
+    }
+    AtomicDirectory::remove_abandoned(folder_.string());
+    EXPECT_EQ(read_text_file(at("out") + "/a"), whole ? "new" : "old");
+    EXPECT_EQ(entries(), 1U);
+  }
+}
+
+TEST_F(Files, AFolderThatIsGoneBeforeItAppearsIsAStorageError) {
+  AtomicDirectory directory(at("out"));
+  fs::remove_all(directory.path());
+  EXPECT_EQ(kind_of([&] { directory.commit(); }), ErrorKind::kStorage);
+}
+
+// Each of those above that are made is synced in its parent: one that fails leaves nothing.
+TEST_F(Files, FoldersThatAreMadeStay) {
+  for (const int call : {1, 2, 3}) {
+    const FaultPlan::Session faults("file.sync:" + std::to_string(call) + "=EIO");
+    EXPECT_EQ(kind_of([&] { make_folders(at("a/b/c")); }), ErrorKind::kStorage) << call;
+    EXPECT_EQ(entries(), 0U) << call;
+  }
+  const FaultPlan::Session faults("file.sync:4=EIO");
+  make_folders(at("a/b/c"));
+  EXPECT_TRUE(fs::is_directory(at("a/b/c")));
+  make_folders(at("a/b/c"));
+  EXPECT_EQ(faults.fired(), 0);
 }
 
 TEST_F(Files, WindowsOverSeveralFilesOfBothWidths) {
