@@ -109,6 +109,12 @@ void print_checkpoints(const CheckpointUse& use) {
   }
 }
 
+void print_set_aside(const std::vector<std::string>& names) {
+  if (names.empty()) return;
+  fmt::print("\n  newer checkpoints, from which this run did not go on, have other names now:\n");
+  for (const std::string& name : names) fmt::print("  {}\n", name);
+}
+
 }  // namespace
 
 int train(const TrainConfig& config) {
@@ -122,6 +128,7 @@ int train(const TrainConfig& config) {
   if (!json) {
     print_memory(result);
     print_checkpoints(result.checkpoints);
+    print_set_aside(result.set_aside);
     fmt::print("\n{}\n", result.interrupted
                              ? fmt::format("stopped after step {}; go on with --out {} "
                                            "--resume-from-checkpoint latest",

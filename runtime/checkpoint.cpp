@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <filesystem>
+#include <limits>
 
 #include "core/error.h"
 #include "core/fault_plan.h"
@@ -19,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kPrefix = "checkpoint-";
+constexpr const char* kAbandoned = ".abandoned";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "trainer_state.json";
 
@@ -105,14 +107,23 @@ Json state_json(const CheckpointHead& head) {
   return state;
 }
 
+int64_t count_of(const Json& object, const char* key, const std::string& path) {
+  const bool whole = object.is_object() && object.contains(key) && object[key].is_number_unsigned();
+  constexpr auto kMost = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  if (whole && object[key].get<uint64_t>() <= kMost) return object[key].get<int64_t>();
+  throw Error(ErrorKind::kBadInput, path + ": \"" + key +
+                                        "\" is missing or no whole number below 2^63; use another "
+                                        "checkpoint");
+}
+
 std::optional<DataIdentity> data_of(const Json& state, const std::string& path) {
   if (!state.contains("data")) return std::nullopt;  // it was trained step by step
   const Json& data = state["data"];
-  if (!data.is_object() || !data.contains("tokens") || !data["tokens"].is_number_unsigned() ||
-      !data.contains("xxh3_128") || !data["xxh3_128"].is_string()) {
+  const int64_t tokens = count_of(data, "tokens", path);
+  if (!data.contains("xxh3_128") || !data["xxh3_128"].is_string()) {
     throw Error(ErrorKind::kBadInput, path + ": \"data\" does not say what data it was");
   }
-  return DataIdentity{data["tokens"].get<int64_t>(), data["xxh3_128"].get<std::string>()};
+  return DataIdentity{tokens, data["xxh3_128"].get<std::string>()};
 }
 
 void read_tensor(Trainer& trainer, const SafetensorsReader& reader, const StoredTensor& tensor,
@@ -220,13 +231,9 @@ ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder, const D
   verify_manifest(folder);
   const std::string state_path = folder + "/" + kStateFile;
   const Json state = read_json_file(state_path);
-  for (const char* key : {"step", "optimizer_count"}) {
-    if (!state.is_object() || !state.contains(key) || !state[key].is_number_unsigned()) {
-      throw Error(ErrorKind::kBadInput,
-                  state_path + ": \"" + key + "\" is missing or no whole number");
-    }
-  }
-  ResumedFrom from{folder, data_of(state, state_path)};
+  const int64_t step = count_of(state, "step", state_path);
+  const int64_t optimizer_count = count_of(state, "optimizer_count", state_path);
+  ResumedFrom from{folder, step, data_of(state, state_path)};
   if (data != nullptr) require_same_data(from, *data);
   const SafetensorsReader optimizer(folder + "/" + kOptimizerFile);
   for (const StoredTensor& tensor : optimizer_tensors(trainer)) {
@@ -240,7 +247,7 @@ ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder, const D
       read_tensor(trainer, weights, {info, ChunkList::kWeights, i}, folder);
     }
   }
-  trainer.restore_counts(state["step"].get<int64_t>(), state["optimizer_count"].get<int64_t>());
+  trainer.restore_counts(step, optimizer_count);
   return from;
 }
 
@@ -251,6 +258,22 @@ int64_t newest_checkpoint(const std::string& out) {
 
 std::string checkpoint_path(const std::string& out, int64_t step) {
   return out + "/" + kPrefix + std::to_string(step);
+}
+
+std::vector<std::string> set_aside_checkpoints(const std::string& out, int64_t newest_kept) {
+  std::vector<std::string> names;
+  std::vector<int64_t> steps = checkpoint_steps(out);
+  // The newest first: a run that is cut off here leaves the older part of one branch.
+  while (!steps.empty() && steps.back() > newest_kept) {
+    const std::string path = checkpoint_path(out, steps.back());
+    std::string name = path + kAbandoned;
+    for (int i = 2; !AtomicDirectory::rename(path, name); ++i) {
+      name = path + kAbandoned + "-" + std::to_string(i);
+    }
+    names.push_back(name);
+    steps.pop_back();
+  }
+  return names;
 }
 
 void prune_checkpoints(const std::string& out, int64_t keep, int64_t written) {

@@ -37,9 +37,10 @@ void write_checkpoint(const CheckpointHead& head, const StateReader& read,
 void save_checkpoint(Trainer& trainer, const std::string& folder,
                      const DataIdentity* data = nullptr);
 
-// A checkpoint that training goes on from, and what it was trained on, where it says.
+// A checkpoint that training goes on from, its step, and what it was trained on, where it says.
 struct ResumedFrom {
   std::string folder;
+  int64_t step = 0;
   std::optional<DataIdentity> data;
 };
 // Puts weights, moments and counts back. Throws Error (kBadInput, kStorage, kCorrupt) naming the
@@ -53,6 +54,10 @@ std::string master_name(const std::string& weight);
 // The step of the newest complete checkpoint-<step> under `out`, or -1.
 int64_t newest_checkpoint(const std::string& out);
 std::string checkpoint_path(const std::string& out, int64_t step);
+// Gives checkpoints of later steps names that nothing takes for checkpoints of the run (a branch
+// that training has left; nothing of it is removed), and returns those names. Throws Error
+// (kStorage).
+std::vector<std::string> set_aside_checkpoints(const std::string& out, int64_t newest_kept);
 // Removes all but the one just written, of step `written`, and the newest of the others: `keep` in
 // all (0: keeps all).
 void prune_checkpoints(const std::string& out, int64_t keep, int64_t written);

@@ -70,7 +70,8 @@ bool is_written_by_runs(const std::string& name) {
   constexpr std::array kNames{"config.yaml",   "plan.json",   "access_trace.json",
                               "metrics.jsonl", "tensorboard", "final"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
-         name.starts_with("checkpoint-") || name.starts_with("final.tmp-");
+         name.starts_with("checkpoint-") || name.starts_with("final.tmp-") ||
+         name.starts_with("final.old-");
 }
 
 bool is_inside(const fs::path& path, const fs::path& folder) {
@@ -166,6 +167,14 @@ class OutputFolder {
   std::vector<fs::path> old_run_;
 };
 
+// The step up to which checkpoints in `out` are of the branch that goes on from `from`, or -1: of a
+// folder that is none of them it is not known.
+int64_t branch_point(const ResumedFrom& from, const std::string& out) {
+  std::error_code code;
+  const std::string checkpoint = checkpoint_path(out, from.step);
+  return !from.folder.empty() && fs::equivalent(from.folder, checkpoint, code) ? from.step : -1;
+}
+
 // Lines of metrics.jsonl after `step` are dropped: the run goes on from there.
 void trim_metrics(const std::string& path, int64_t step) {
   std::error_code code;
@@ -225,7 +234,9 @@ class Loop {
     OutputFolder folder(config_, !resume.empty() && is_inside(resume, config_.out));
     if (config_.machine.empty()) keep_rates(device_of(config_));
     Trainer trainer(config_, total_steps_);
-    if (!resume.empty()) load_checkpoint(trainer, resume, &identity_);
+    ResumedFrom resumed;
+    if (!resume.empty()) resumed = load_checkpoint(trainer, resume, &identity_);
+    newest_kept_ = branch_point(resumed, folder.path());
     return drive(trainer, &folder);
   }
 
@@ -241,6 +252,8 @@ class Loop {
     const std::string& resumed = from.resumed.folder;
     OutputFolder folder(config_,
                         from.wrote_folder || (!resumed.empty() && is_inside(resumed, config_.out)));
+    newest_kept_ =
+        from.wrote_folder ? trainer.steps_done() : branch_point(from.resumed, folder.path());
     return drive(trainer, &folder);
   }
 
@@ -279,6 +292,8 @@ class Loop {
   void begin_writing(Trainer& trainer, OutputFolder& folder) {
     folder.remove_old_run();
     AtomicDirectory::remove_abandoned(folder.path());
+    // Before anything of this branch is there: what is found from now on is of one branch.
+    set_aside_ = set_aside_checkpoints(folder.path(), newest_kept_);
     const std::string metrics_path = folder.path() + "/metrics.jsonl";
     if (config_.tensorboard) tensorboard_.emplace(folder.path(), trainer.steps_done());
     trim_metrics(metrics_path, trainer.steps_done());
@@ -387,7 +402,9 @@ class Loop {
   }
 
   const TrainConfig& config_;
-  const int64_t first_;  // step of the trainer with which the data begin
+  const int64_t first_;       // step of the trainer with which the data begin
+  int64_t newest_kept_ = -1;  // what --out holds of later steps is of a branch that is left
+  std::vector<std::string> set_aside_;
   const std::function<void(const RunProgress&)>& on_progress_;
   const std::atomic<bool>& stop_;
   std::function<void()> between_;
@@ -429,7 +446,12 @@ double evaluate_all(Trainer& trainer, const TokenDataset& data,
 
 std::string resume_folder(const TrainConfig& config) {
   if (config.resume_from_checkpoint.empty()) return "";
-  if (config.resume_from_checkpoint != "latest") return config.resume_from_checkpoint;
+  if (config.resume_from_checkpoint != "latest") {
+    const fs::path parent = fs::path(config.resume_from_checkpoint).parent_path();
+    AtomicDirectory::recover(parent.empty() ? "." : parent.string());
+    return config.resume_from_checkpoint;
+  }
+  if (!config.out.empty()) AtomicDirectory::recover(config.out);
   const int64_t step = config.out.empty() ? -1 : newest_checkpoint(config.out);
   if (step < 0) {
     throw Error(

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "io/token_dataset.h"
 #include "runtime/checkpoint.h"
@@ -31,12 +32,14 @@ struct RunResult {
   TierUse device;
   TierUse host;
   TierUse disk;
-  DataIdentity data;          // that it was trained on
-  CheckpointUse checkpoints;  // that were written beside training
-  PlanReport plan;            // that the last step ran on
+  DataIdentity data;                   // that it was trained on
+  CheckpointUse checkpoints;           // that were written beside training
+  std::vector<std::string> set_aside;  // what checkpoints of a branch that was left are called now
+  PlanReport plan;                     // that the last step ran on
 };
 
-// The checkpoint that --resume-from-checkpoint names; empty: none. Throws Error (kBadInput).
+// The checkpoint that --resume-from-checkpoint names; empty: none. One that a killed run was about
+// to replace is put back first. Throws Error (kBadInput, kStorage).
 std::string resume_folder(const TrainConfig& config);
 
 // The mean loss over all windows of the data. `between` as of Trainer::evaluate.

@@ -208,9 +208,14 @@ def test_latest_is_the_newest_that_is_complete(models, data, tmp_path, whole):
     shutil.copytree(whole, out)
     (out / "checkpoint-6" / "manifest.json").unlink()
     (out / "checkpoint-9").mkdir()
-    (out / "checkpoint-9.tmp-999999999").mkdir()
+    (out / "checkpoint-9.tmp-999999999-1").mkdir()
     assert resumed(models["gpt2"], data, out) == (curve(whole), final(whole))
     assert folders(out) == ["checkpoint-4", "checkpoint-6", "checkpoint-9", "final"]
+    # From an older one: what is newer is not gone on from again, whenever the run is cut off.
+    train(models["gpt2"], data, out, expect=-9, env=faults("step.begin:1=kill"),
+          resume_from_checkpoint=out / "checkpoint-4", **FLAGS)
+    assert folders(out) == ["checkpoint-4", "checkpoint-6.abandoned", "checkpoint-9", "final"]
+    assert resumed(models["gpt2"], data, out) == (curve(whole), final(whole))
 
 
 def test_other_data_is_refused(models, data, tokens, tmp_path, whole):

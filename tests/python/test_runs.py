@@ -79,6 +79,8 @@ def test_resume_gives_the_same_bits(models, data, tmp_path, name, optimizer):
                     resume_from_checkpoint=tmp_path / "cut" / "checkpoint-4", **flags)
     assert values(resumed) == values(whole)
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+    kept = sorted(p.name for p in (tmp_path / "cut").glob("checkpoint-*"))
+    assert kept == ["checkpoint-4", "checkpoint-6", "checkpoint-6.abandoned"]
     latest = train(model, data, tmp_path / "cut", resume_from_checkpoint="latest", **flags)
     assert values(latest) == values(whole)
 

@@ -10,6 +10,7 @@
 #include "core/fault_plan.h"
 #include "device/cpu/memory_guard.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "io/manifest.h"
 #include "runtime/checkpoint_writer.h"
 #include "tests/runtime/tiny_models.h"
@@ -145,6 +146,35 @@ TEST(Checkpoint, TheOneJustWrittenIsKeptWhateverTheOthersAre) {
   for (const int64_t step : {1, 2, 3, 4}) {
     EXPECT_EQ(fs::exists(checkpoint_path(out.path(), step)), step == 1 || step == 4) << step;
   }
+}
+
+// What is of later steps than the one that a run goes on from is of a branch that was left: it has
+// other names, and none is taken twice.
+TEST(Checkpoint, ThoseOfABranchThatWasLeftAreSetAside) {
+  const TemporaryFolder out;
+  const auto make = [&](int64_t step, const std::string& text) {
+    fs::create_directory(checkpoint_path(out.path(), step));
+    write_text_file(checkpoint_path(out.path(), step) + "/manifest.json", text);
+  };
+  for (const char* branch : {"first", "second"}) {
+    for (const int64_t step : {8, 9, 10, 11}) make(step, branch);
+    EXPECT_EQ(set_aside_checkpoints(out.path(), 9).size(), 2U);
+    EXPECT_EQ(newest_checkpoint(out.path()), 9);
+  }
+  EXPECT_EQ(out.entries().size(), 6U);
+  for (const int64_t step : {10, 11}) {
+    const std::string path = checkpoint_path(out.path(), step) + ".abandoned";
+    EXPECT_EQ(read_text_file(path + "/manifest.json"), "first");
+    EXPECT_EQ(read_text_file(path + "-2/manifest.json"), "second");
+  }
+  prune_checkpoints(out.path(), 1, 9);
+  EXPECT_EQ(out.entries().size(), 5U);  // none of those is pruned
+  set_aside_checkpoints(out.path(), -1);
+  EXPECT_EQ(newest_checkpoint(out.path()), -1);
+  make(12, "third");
+  const FaultPlan::Session faults("file.rename@.abandoned:1=EIO");
+  EXPECT_THROW(set_aside_checkpoints(out.path(), 9), Error);
+  EXPECT_EQ(newest_checkpoint(out.path()), 12);
 }
 
 // Without room for a copy the step waits for the reader, who waits here until it does.
