@@ -31,6 +31,47 @@ std::string sum_of(const File& file) {
 
 std::string text_of(const Json& manifest) { return manifest.dump(1) + "\n"; }
 
+[[noreturn]] void refuse(const std::string& path, const std::string& what) {
+  throw Error(ErrorKind::kCorrupt,
+              path + " is not what was written: " + what + "; use another checkpoint");
+}
+
+Json parse_manifest(const std::string& path) {
+  const std::string text = read_text_file(path);
+  Json manifest;
+  try {
+    manifest = parse_json(text, path);
+  } catch (const Error& error) {
+    refuse(path, error.what());
+  }
+  // It has no sum of its own: but for what it says there is one way to write it.
+  if (text != text_of(manifest)) refuse(path, "it is written in another way");
+  if (!manifest.is_object() || !manifest.contains("files") || !manifest["files"].is_object()) {
+    refuse(path, "it has no object \"files\"");
+  }
+  return manifest;
+}
+
+void verify_file(const std::string& path, const std::string& name, const Json& entry,
+                 const std::string& manifest) {
+  if (!entry.is_object() || !entry.contains("bytes") || !entry["bytes"].is_number_unsigned() ||
+      !entry.contains("xxh3_128") || !entry["xxh3_128"].is_string()) {
+    refuse(manifest, "of \"" + name + "\" it does not say \"bytes\" and \"xxh3_128\"");
+  }
+  std::error_code code;
+  if (name.find('/') != std::string::npos || !fs::is_regular_file(path, code)) {
+    throw Error(ErrorKind::kCorrupt, path + " is missing, " + manifest + " lists it");
+  }
+  const File file = File::open_for_reading(path);
+  const auto bytes = entry["bytes"].get<uint64_t>();
+  if (bytes != static_cast<uint64_t>(file.size())) {
+    refuse(path, "it has " + std::to_string(file.size()) + " bytes of " + std::to_string(bytes));
+  }
+  if (entry["xxh3_128"].get<std::string>() != sum_of(file)) {
+    refuse(path, "its checksum is another one");
+  }
+}
+
 }  // namespace
 
 void write_manifest(const std::string& folder, const std::vector<FileSum>& sums) {
@@ -48,24 +89,9 @@ bool has_manifest(const std::string& folder) {
 
 void verify_manifest(const std::string& folder) {
   const std::string path = folder + "/" + kName;
-  const Json manifest = read_json_file(path);
-  // It has no sum of its own: but for what it says there is one way to write it.
-  if (read_text_file(path) != text_of(manifest) || !manifest.is_object() ||
-      !manifest.contains("files") || !manifest["files"].is_object()) {
-    throw Error(ErrorKind::kCorrupt, path + " is not what was written; use another checkpoint");
-  }
+  const Json manifest = parse_manifest(path);
   for (const auto& [name, entry] : manifest["files"].items()) {
-    const std::string at = folder + "/" + name;
-    std::error_code code;
-    if (name.find('/') != std::string::npos || !fs::is_regular_file(at, code)) {
-      throw Error(ErrorKind::kCorrupt, at + " is missing, " + path + " lists it");
-    }
-    const File file = File::open_for_reading(at);
-    if (entry.value("bytes", int64_t{-1}) != file.size() ||
-        entry.value("xxh3_128", std::string()) != sum_of(file)) {
-      throw Error(ErrorKind::kCorrupt,
-                  at + " is not what was written (size or checksum); use another checkpoint");
-    }
+    verify_file(folder + "/" + name, name, entry, path);
   }
 }
 

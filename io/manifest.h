@@ -12,8 +12,8 @@ namespace hetmem {
 // Says what the files of `folder` should hold. Throws Error (kStorage).
 void write_manifest(const std::string& folder, const std::vector<FileSum>& sums);
 bool has_manifest(const std::string& folder);
-// Throws Error (kCorrupt) that names the file which is missing, or of another size or sum;
-// kBadInput where the folder has no readable manifest. Any byte that changed is found.
+// Throws Error (kCorrupt) that names the file which is missing, or of another size or sum, the
+// manifest among them; kBadInput where the folder has none. Any byte that changed is found.
 void verify_manifest(const std::string& folder);
 
 }  // namespace hetmem

@@ -100,7 +100,8 @@ void require_writable(const std::string& folder, const std::string& what) {
 // A trace that cannot be written is found before the run, not after it.
 void check_trace(const std::string& path) {
   if (path.empty()) return;
-  if (fs::is_directory(path)) {
+  std::error_code code;
+  if (fs::is_directory(path, code)) {
     throw Error(ErrorKind::kBadInput, "--trace " + path + " is a folder; give a file");
   }
   require_writable(fs::absolute(path).parent_path().string(), "--trace " + path);
@@ -124,9 +125,10 @@ class OutputFolder {
     }
     if (exists && config.overwrite_output_dir && !resuming) find_old_run(config);
     if (!exists) created_ = topmost_missing(path_);
-    fs::create_directories(path_, code);
-    if (code) {
-      throw Error(ErrorKind::kBadInput, "cannot create --out " + path_ + ": " + code.message());
+    try {
+      make_folders(path_);
+    } catch (const Error& error) {
+      throw Error(error.kind(), std::string("--out: ") + error.what());
     }
     require_writable(path_, "--out " + path_);
   }
@@ -150,7 +152,8 @@ class OutputFolder {
     std::vector<std::string> needed = config.data;
     needed.insert(needed.end(), config.eval_data.begin(), config.eval_data.end());
     needed.push_back(config.model);
-    for (const auto& entry : fs::directory_iterator(path_)) {
+    std::error_code code;
+    for (const auto& entry : fs::directory_iterator(path_, code)) {
       if (!is_written_by_runs(entry.path().filename().string())) continue;
       for (const std::string& path : needed) {
         if (!is_inside(path, entry.path())) continue;

@@ -354,6 +354,49 @@ TEST(Checkpoint, AFlippedBitOnTheWayToTheDiskIsFoundWhenItIsLoaded) {
   }
 }
 
+// Whatever the manifest and the state say, what comes is an Error that names the file.
+TEST(Checkpoint, OneThatSaysWhatItCannotIsRefused) {
+  const ModelFolder folder(tiny_model("gpt2"));
+  Trainer trainer(tiny_config(folder), kLast);
+  const TemporaryFolder out;
+  const std::string path = out.path() + "/c";
+  const auto expect = [&](const std::string& file, ErrorKind kind) {
+    try {
+      load_checkpoint(trainer, path);
+      ADD_FAILURE() << read_text_file(path + "/" + file);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), kind) << error.what();
+      EXPECT_NE(std::string(error.what()).find(path + "/" + file), std::string::npos)
+          << error.what();
+      EXPECT_NE(std::string(error.what()).find("use another checkpoint"), std::string::npos);
+    }
+  };
+  save_checkpoint(trainer, path, &some_data());
+  const std::string sum = "\"xxh3_128\": \"0\"";
+  for (const std::string entry :
+       {std::string("3"), std::string("null"), "{" + sum + "}", "{\"bytes\": \"1\", " + sum + "}",
+        "{\"bytes\": -1, " + sum + "}", "{\"bytes\": 1.5, " + sum + "}",
+        std::string("{\"bytes\": 1, \"xxh3_128\": 0}")}) {
+    const Json manifest = parse_json("{\"files\": {\"config.json\": " + entry + "}}", "test");
+    write_text_file(path + "/manifest.json", manifest.dump(1) + "\n");
+    expect("manifest.json", ErrorKind::kCorrupt);
+  }
+  for (const char* text : {"", "{", "[]\n", "{}\n", "{\n \"files\": 1\n}\n"}) {
+    write_text_file(path + "/manifest.json", text);
+    expect("manifest.json", ErrorKind::kCorrupt);
+  }
+  // Whole files by their sums, of numbers that no run counts to.
+  for (const char* key : {"step", "optimizer_count", "tokens"}) {
+    save_checkpoint(trainer, path, &some_data());
+    Json state = read_json_file(path + "/trainer_state.json");
+    (std::string(key) == "tokens" ? state["data"] : state)[key] = uint64_t{1} << 63;
+    fs::remove(path + "/manifest.json");
+    std::vector<FileSum> sums{write_summed_file(path, "trainer_state.json", state.dump() + "\n")};
+    write_manifest(path, sums);
+    expect("trainer_state.json", ErrorKind::kBadInput);
+  }
+}
+
 TEST(Checkpoint, OfOtherDataIsRefused) {
   const ModelFolder folder(tiny_model("gpt2"));
   const TrainConfig config = tiny_config(folder);
