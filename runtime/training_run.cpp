@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <exception>
 #include <filesystem>
 #include <sstream>
 
@@ -273,7 +274,8 @@ class Loop {
     RunResult result;
     result.data = identity_;
     if (folder != nullptr) result.out = folder->path();
-    while (trainer.steps_done() < total_steps_ && !stop_) {
+    result.set_aside = set_aside_;
+    while (trainer.steps_done() < total_steps_ && !stop_ && !checkpoint_error_) {
       const StepReport report = take_step(trainer, folder);
       result.last_loss = report.loss;
       result.device = report.device;
@@ -281,14 +283,16 @@ class Loop {
       result.disk = report.disk;
       after_step(trainer, result.out, checkpoints);
     }
-    if (checkpoints) checkpoints->finish();
+    if (checkpoints) hold_error([&] { checkpoints->finish(); });
     if (folder != nullptr) folder->keep();
     result.plan = trainer.plan_report();
     result.steps = trainer.steps_done();
     result.interrupted = trainer.steps_done() < total_steps_;
     if (!result.interrupted && eval_data_ && !evaluated_last_) evaluate(trainer);
-    if (checkpoints) end_writing(trainer, *checkpoints, result);
+    const bool ends_here = !result.interrupted || stop_;  // else an error has ended it
+    if (checkpoints && ends_here) hold_error([&] { end_writing(trainer, *checkpoints, result); });
     if (!config_.trace.empty()) trace::write(config_.trace);
+    if (checkpoint_error_) std::rethrow_exception(checkpoint_error_);
     return result;
   }
 
@@ -307,12 +311,24 @@ class Loop {
     op_seconds_ = trainer.access_trace().op_seconds;
   }
 
+  // A checkpoint that fails ends the run after the step under way, but not before what the end of
+  // the run writes: the first error is thrown when that is done.
+  template <typename Action>
+  void hold_error(const Action& action) {
+    try {
+      action();
+    } catch (const Error&) {
+      if (!checkpoint_error_) checkpoint_error_ = std::current_exception();
+    }
+  }
+
   void end_writing(Trainer& trainer, const CheckpointWriter& checkpoints, RunResult& result) {
     result.checkpoints = checkpoints.use();
     if (!result.interrupted) {
       save_model(trainer, result.out + "/final");
     } else if (checkpoints.newest() != trainer.steps_done()) {
       save_checkpoint(trainer, checkpoint_path(result.out, trainer.steps_done()), &identity_);
+      prune_checkpoints(result.out, config_.save_total_limit, trainer.steps_done());
     }
   }
 
@@ -393,14 +409,16 @@ class Loop {
   void after_step(Trainer& trainer, const std::string& out,
                   std::optional<CheckpointWriter>& checkpoints) {
     if (checkpoints) {
-      checkpoints->check();
+      hold_error([&] { checkpoints->check(); });
+      if (checkpoint_error_) return;
       write_new_plan(trainer, out);
     }
     const int64_t step = trainer.steps_done();
     evaluated_last_ = eval_data_ && config_.eval_steps > 0 && step % config_.eval_steps == 0;
     if (evaluated_last_) evaluate(trainer);
     if (checkpoints && config_.save_steps > 0 && step % config_.save_steps == 0) {
-      checkpoints->begin();
+      hold_error([&] { checkpoints->finish(); });  // the one before
+      if (!checkpoint_error_) checkpoints->begin();
     }
   }
 
@@ -423,6 +441,7 @@ class Loop {
   std::optional<TensorBoardLog> tensorboard_;
   std::vector<double> op_seconds_;  // of the plan that was written last
   bool evaluated_last_ = false;
+  std::exception_ptr checkpoint_error_;
 };
 
 }  // namespace

@@ -39,6 +39,10 @@ def folders(out):
     return sorted(p.name for p in out.iterdir() if p.is_dir())
 
 
+def checkpoints(out):
+    return [name for name in folders(out) if name != "final"]
+
+
 def resumed(model, data, out, **flags):
     train(model, data, out, resume_from_checkpoint="latest", **(FLAGS | flags))
     return curve(out), final(out)
@@ -56,14 +60,25 @@ def test_a_plan_of_faults_is_checked(models, data, tmp_path, text):
     "file.sync@checkpoint-4:3=EIO", "file.rename@checkpoint-4:1+=EIO",
     "file.write@checkpoint-4:9=EDQUOT"])
 def test_a_checkpoint_that_cannot_be_written(models, data, tmp_path, whole, middle, fault):
-    """The run ends at the next step; the checkpoint before is whole, and the run goes on from it."""
+    """The run ends at the next step (where that is the last, with its model); the checkpoint before is
+    whole, and the run goes on from it."""
     out = tmp_path / "o"
     error = train(models["gpt2"], data, out, expect=4, env=faults(fault), device_memory=middle,
                   **FLAGS)
     assert "checkpoint-4" in error and str(out / "checkpoint-2") in error
     assert error.count("\n") == 1
-    assert folders(out) == ["checkpoint-2"]
+    assert checkpoints(out) == ["checkpoint-2"]
     assert resumed(models["gpt2"], data, out) == (curve(whole), final(whole))
+
+
+def test_a_checkpoint_that_cannot_be_removed_costs_no_model(models, data, tmp_path, whole, middle):
+    """The last one: the model at the end is written all the same."""
+    out = tmp_path / "o"
+    error = train(models["gpt2"], data, out, expect=4, device_memory=middle,
+                  env=faults("file.rename@checkpoint-2.tmp-:2=EIO"), **FLAGS)
+    assert "an old checkpoint could not be removed" in error and error.count("\n") == 1
+    assert folders(out) == ["checkpoint-2", "checkpoint-4", "checkpoint-6", "final"]
+    assert (curve(out), final(out)) == (curve(whole), final(whole))
 
 
 def test_a_disk_that_is_full_from_the_start(models, data, tmp_path):
@@ -144,8 +159,8 @@ def test_a_copy_that_fails_ends_the_run_and_no_checkpoint(models, data, tmp_path
         if done.returncode == 0:
             continue
         assert done.returncode in (1, 4) and "copy" in done.stderr, done.stderr
-        assert folders(out) in (["checkpoint-2"], ["checkpoint-2", "checkpoint-4"],
-                                ["checkpoint-4"], ["checkpoint-4", "checkpoint-6"])
+        assert checkpoints(out) in (["checkpoint-2"], ["checkpoint-2", "checkpoint-4"],
+                                    ["checkpoint-4"], ["checkpoint-4", "checkpoint-6"])
         assert resumed(models["gpt2"], data, out) == (curve(whole), final(whole))
         return
     pytest.fail("no copy of training was met")
@@ -300,7 +315,8 @@ class Stopped:
 
 @pytest.mark.parametrize("point,number,code", [
     ("checkpoint.tensor:5=stop", signal.SIGTERM, 143),  # while checkpoint-2 is being written
-    ("step.begin:3=stop", signal.SIGINT, 130), ("step.backward:3=stop", signal.SIGINT, 130),
+    ("step.begin:3=stop", signal.SIGINT, 130), ("step.begin:5=stop", signal.SIGINT, 130),
+    ("step.backward:3=stop", signal.SIGINT, 130),
     ("checkpoint.manifest:1=stop", signal.SIGINT, 130), ("step.chunk:2=stop", signal.SIGTERM, 143)])
 def test_a_signal_lets_the_writer_finish_and_saves(models, data, tmp_path, whole, point, number,
                                                    code):
@@ -310,7 +326,8 @@ def test_a_signal_lets_the_writer_finish_and_saves(models, data, tmp_path, whole
     assert run.end() == code
     done = len(metrics(out))
     assert 1 <= done < 6
-    wanted = {f"checkpoint-{done}"} | ({"checkpoint-2"} if done >= 2 else set())
+    # Of those before it, the newest: --save-total-limit is 2.
+    wanted = {f"checkpoint-{done}"} | {f"checkpoint-{k}" for k in (2, 4) if done - 2 <= k <= done}
     assert set(folders(out)) == wanted
     assert resumed(models["gpt2"], data, out) == (curve(whole), final(whole))
 
