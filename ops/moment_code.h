@@ -4,7 +4,9 @@
 // 10^-6 to 1, each in twice as many equal steps as the one below, each step standing for its
 // middle; 0 and 1. First moments have a sign (and 64 steps in the highest decade), second moments
 // do not (and 128). An element takes the nearest code; a block whose scale is below the smallest
-// normal number counts as zero.
+// normal number counts as zero. A scale is finite: a gradient, scaled, counts as no larger than
+// kLargestMomentGradient, since the square of one element that overflows would be that of its
+// block.
 //
 // First moments have the codes 127 + s and 127 - s (of -1 there is none), second moments the codes
 // s - 1, where s in [steps, 2 steps) is one of the steps of a decade; the lowest s is 0, and one
@@ -34,6 +36,8 @@ constexpr float kLeastFraction = 0x1p-23F;        // below half of the first cod
 constexpr float kOffset = 8.0F / 9.0F;            // 1 - 0.1 / 0.9
 constexpr float kMostOfDecade = 2.0F - 0x1p-23F;  // the largest below 2
 constexpr float kLeastMomentScale = 0x1p-126F;    // the smallest normal number
+// Means of squares of it, however they are rounded, are finite.
+constexpr float kLargestMomentGradient = 0x1p63F;
 
 struct MomentCode {
   bool has_sign;

@@ -57,9 +57,10 @@ void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, Tensor
 
 // AdamW with m and v in 8 bits (ops/moment_code.h), as uint8 [records, kMomentRecordBytes]
 // (core/moments.h): the step above, without_second_correction, on the moments that the codes stand
-// for; the new ones are encoded when the weight has been stepped. Records count from the start of
-// the views: a piece of a tensor must begin at a multiple of kMomentBlock for the results to be
-// those of the tensor in one. Zeros everywhere are moments of zero.
+// for; the new ones are encoded when the weight has been stepped. A gradient counts as no larger
+// than kLargestMomentGradient. Records count from the start of the views: a piece of a tensor must
+// begin at a multiple of kMomentBlock for the results to be those of the tensor in one. Zeros
+// everywhere are moments of zero.
 void adamw_8bit_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
                      TensorView m, TensorView v, TensorView low = {});
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,

@@ -65,9 +65,16 @@ void step_part(const AdamWScalars& scalars, const CodedMoments& coded_m,
   };
   float m[kMomentBlock];
   float v[kMomentBlock];
+  float bounded[kMomentBlock];
   decode(coded_m, m);
   decode(coded_v, v);
-  kernels.adamw(scalars, w, g, m, v, count);
+  for (int64_t i = 0; i < count; ++i) {
+    bounded[i] =
+        std::clamp(g[i] * scalars.gradient_scale, -kLargestMomentGradient, kLargestMomentGradient);
+  }
+  AdamWScalars of_bounded = scalars;
+  of_bounded.gradient_scale = 1;
+  kernels.adamw(of_bounded, w, bounded, m, v, count);
   encode(coded_m, m);
   encode(coded_v, v);
 }

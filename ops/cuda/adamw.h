@@ -34,9 +34,10 @@ inline OptimizerWeight optimizer_weight(const TensorView& weight, const TensorVi
   return {nullptr, weight.as<uint16_t>(), low.as<int16_t>()};
 }
 
-// The weight after the step; m and v become the moments after it.
-__device__ inline float adamw_value(const AdamWScalars& s, float w, float g, float& m, float& v) {
-  const float gradient = __fmul_rn(g, s.gradient_scale);
+// The weight after the step of a gradient that has been scaled; m and v become the moments after
+// it.
+__device__ inline float adamw_value(const AdamWScalars& s, float w, float gradient, float& m,
+                                    float& v) {
   m = __fadd_rn(m, __fmul_rn(s.one_minus_beta1, __fsub_rn(gradient, m)));
   v = __fadd_rn(__fmul_rn(s.beta2, v), __fmul_rn(s.one_minus_beta2, __fmul_rn(gradient, gradient)));
   const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), s.bias_correction2_sqrt), s.epsilon);

@@ -61,7 +61,9 @@ __global__ void __launch_bounds__(kThreads)
   if (there) {
     m = first.get();
     v = second.get();
-    weight.set(i, adamw_value(scalars, weight.get(i), gradient[i], m, v));
+    const float scaled = __fmul_rn(gradient[i], scalars.gradient_scale);
+    const float bounded = fmaxf(fminf(scaled, kLargestMomentGradient), -kLargestMomentGradient);
+    weight.set(i, adamw_value(scalars, weight.get(i), bounded, m, v));
   }
   first.set(m, parts);
   second.set(v, parts);

@@ -17,7 +17,7 @@ struct AdamW {
   __device__ void operator()(int64_t i) const {
     float moment1 = m[i];
     float moment2 = v[i];
-    w.set(i, adamw_value(s, w.get(i), g[i], moment1, moment2));
+    w.set(i, adamw_value(s, w.get(i), __fmul_rn(g[i], s.gradient_scale), moment1, moment2));
     m[i] = moment1;
     v[i] = moment2;
   }

@@ -247,6 +247,40 @@ TEST(AdamW8Bit, MovesAsFp32DoesWhereGradientsAreAlike) {
   }
 }
 
+// A gradient whose square overflows is one of the largest that count, in its block, and nothing in
+// the others.
+TEST(AdamW8Bit, OfAnElementThatOverflowsSparesTheOthers) {
+  constexpr size_t kLast = static_cast<size_t>(kCount) / kBlock;  // part of a block
+  for (const auto& [block, huge] : {std::pair<size_t, float>{3, 1e20F},
+                                    {3, -1e20F},
+                                    {3, std::numeric_limits<float>::max()},
+                                    {kLast, 1e20F}}) {
+    const size_t at = block * kBlock + 5;
+    Stepper run(1);
+    Stepper bounded(1);
+    Stepper plain(1);
+    for (int t = 1; t <= 3; ++t) {
+      const float largest = 0x1p63F / adamw_step(t).gradient_scale;
+      run.g[at] = t == 1 ? huge : plain.g[at];
+      bounded.g[at] = t == 1 ? std::copysign(largest, huge) : plain.g[at];
+      for (Stepper* each : {&run, &bounded, &plain}) each->step(t, 0, kCount);
+      EXPECT_EQ(bits_of(run.w), bits_of(bounded.w)) << t;
+      EXPECT_EQ(run.moments, bounded.moments) << t;
+      float scale = 0;
+      const size_t record = block * static_cast<size_t>(kMomentRecordBytes);
+      std::memcpy(&scale, run.moments.v.data() + record + kBlock, sizeof(scale));
+      EXPECT_TRUE(std::isfinite(scale));
+      // The others, with what their block's scale leaves of them; other blocks as if nothing were.
+      std::vector<float> beside = run.w;
+      for (size_t i = block * kBlock; i < std::min((block + 1) * kBlock, run.w.size()); ++i) {
+        ASSERT_TRUE(std::isfinite(run.w[i])) << i;
+        beside[i] = plain.w[i];
+      }
+      EXPECT_EQ(bits_of(beside), bits_of(plain.w)) << t;
+    }
+  }
+}
+
 TEST(AdamW8Bit, RefusesMomentsThatDoNotFit) {
   Stepper run(1);
   EXPECT_THROW(ops::adamw_8bit_step(run.stream, {}, view(run.w, DType::kFloat32, 0, kCount),

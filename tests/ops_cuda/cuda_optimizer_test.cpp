@@ -99,11 +99,13 @@ TEST_P(CudaOptimizers, HaveTheBitsOfFp32OnASplitMaster) {
   EXPECT_EQ(split.bits(), bits_of(cpu.w));
 }
 
-// A gradient of zero in one block, and a part of a block at the end.
+// A gradient of zero in one block, one whose square overflows, and a part of a block at the end.
 TEST_P(CudaOptimizers, AdamW8BitHasTheBitsOfTheCpu) {
   State cuda;
   State cpu;
   std::fill_n(cuda.g.begin(), 3 * kMomentBlock, 0.0F);
+  cuda.g[4 * kMomentBlock] = -1e20F;
+  cuda.g[kCount - 3] = 1e20F;
   cpu.g = cuda.g;
   cpu.w = with_edges(cpu.w);
   SplitWeights split(cpu.w);

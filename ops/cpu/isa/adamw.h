@@ -12,7 +12,11 @@ struct AdamW {
   // The moments after the step.
   template <typename Real>
   void moments(Real g, Real& m, Real& v) const {
-    const Real gradient = g * s.gradient_scale;
+    moments_of_scaled(g * s.gradient_scale, m, v);
+  }
+  // The same of a gradient that has been scaled.
+  template <typename Real>
+  void moments_of_scaled(Real gradient, Real& m, Real& v) const {
     m = m + s.one_minus_beta1 * (gradient - m);
     v = s.beta2 * v + s.one_minus_beta2 * (gradient * gradient);
   }

@@ -284,12 +284,15 @@ class Moments {
             const float* g) {
     decode<true>(coded_m.code, coded_m.codes(at), coded_m.scale(at), m_);
     decode<false>(coded_v.code, coded_v.codes(at), coded_v.scale(at), v_);
+    const Vector largest = spread(kLargestMomentGradient);
     Vector largest_m = spread(0.0F);
     Vector largest_v = spread(0.0F);
     for (int64_t i = 0; i < kMomentBlock; i += kVectorWidth) {
       Vector m = load(m_ + i);
       Vector v = load(v_ + i);
-      step.moments(load(g + at + i), m, v);
+      const Vector gradient = load(g + at + i) * step.s.gradient_scale;
+      const Vector bounded = most(least(gradient, largest), -largest);
+      step.moments_of_scaled(bounded, m, v);
       store(m_ + i, m);
       store(v_ + i, v);
       largest_m = most(largest_m, magnitude(m));
