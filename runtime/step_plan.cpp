@@ -264,11 +264,13 @@ RunPlan plan_traces(const AccessTrace& training, const AccessTrace& evaluation,
 namespace {
 
 // A GPU's own memory and, beside it, all that the host has free.
-TierBudgets gpu_budgets(const TrainConfig& config, const MachineRates& machine) {
+TierBudgets gpu_budgets(const TrainConfig& config, const MachineRates& machine,
+                        const HeldBytes& held) {
   const auto usable = [](int64_t bytes) { return bytes / 10 * 9; };
   TierBudgets budgets{config.device_memory, config.host_memory};
   if (budgets.host == kAutoBytes) {
-    budgets.host = machine.host_memory > 0 ? machine.host_memory : usable(available_memory());
+    budgets.host =
+        machine.host_memory > 0 ? machine.host_memory : usable(available_memory() + held.host);
   }
   if (budgets.device != kAutoBytes) return budgets;
   if (machine.device_memory > 0) {
@@ -277,7 +279,7 @@ TierBudgets gpu_budgets(const TrainConfig& config, const MachineRates& machine) 
   }
   try {
     ThreadPool pool(1);
-    budgets.device = usable(make_device(device_of(config), pool)->free_memory());
+    budgets.device = usable(make_device(device_of(config), pool)->free_memory() + held.device);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kBadInput) throw;
     throw Error(error.kind(), std::string(error.what()) +
@@ -287,9 +289,10 @@ TierBudgets gpu_budgets(const TrainConfig& config, const MachineRates& machine) 
 }
 
 // What a processor has, device first.
-TierBudgets cpu_budgets(const TrainConfig& config, const MachineRates& machine) {
+TierBudgets cpu_budgets(const TrainConfig& config, const MachineRates& machine,
+                        const HeldBytes& held) {
   const int64_t staging = config.disk_memory == 0 ? 0 : disk_staging_bytes(config);
-  const int64_t usable = available_memory() / 10 * 9;
+  const int64_t usable = (available_memory() + held.device + held.host) / 10 * 9;
   TierBudgets budgets{config.device_memory, config.host_memory};
   if (budgets.device == kAutoBytes) {
     budgets.device =
@@ -305,20 +308,24 @@ TierBudgets cpu_budgets(const TrainConfig& config, const MachineRates& machine) 
 
 }  // namespace
 
-TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine) {
-  TierBudgets budgets = device_of(config).kind == DeviceKind::kCuda ? gpu_budgets(config, machine)
-                                                                    : cpu_budgets(config, machine);
+TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine,
+                       const HeldBytes& held) {
+  const bool gpu = device_of(config).kind == DeviceKind::kCuda;
+  TierBudgets budgets =
+      gpu ? gpu_budgets(config, machine, held) : cpu_budgets(config, machine, held);
   add_disk(config, machine, budgets);
   return budgets;
 }
 
 void refuse(const RunPlan& plan, const TierBudgets& budgets) {
   const int64_t needed = plan.smallest_device;
+  // Of one memory that both share the host has what a device of that size leaves.
+  const int64_t host =
+      budgets.shared > 0 ? std::max<int64_t>(0, budgets.shared - needed) : budgets.host;
   throw Error(ErrorKind::kDoesNotFit,
               "the model needs " + format_byte_size(needed) + " (" + std::to_string(needed) +
-                  " bytes) of device memory beside a host budget of " +
-                  format_byte_size(budgets.host) + ", the device budget is " +
-                  format_byte_size(budgets.device) +
+                  " bytes) of device memory beside a host budget of " + format_byte_size(host) +
+                  ", the device budget is " + format_byte_size(budgets.device) +
                   "; the smallest --device-memory that works is " + std::to_string(needed));
 }
 

@@ -70,8 +70,13 @@ RunPlan plan_traces(const AccessTrace& training, const AccessTrace& evaluation,
 
 // The budgets of a run: explicit ones exactly; `auto` what a described machine has, else up to 90 %
 // of what is free: of each memory, or of the one that a processor has, device first. Throws Error
-// (kBadInput) for `auto` on a GPU that is not here.
-TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine = {});
+// (kBadInput) for `auto` on a GPU that is not here. What the run holds already counts as free.
+struct HeldBytes {
+  int64_t device = 0;
+  int64_t host = 0;
+};
+TierBudgets budgets_of(const TrainConfig& config, const MachineRates& machine = {},
+                       const HeldBytes& held = {});
 
 // Throws Error (kDoesNotFit) naming the smallest device budget that works.
 [[noreturn]] void refuse(const RunPlan& plan, const TierBudgets& budgets);

@@ -498,7 +498,9 @@ void Trainer::set_budget(int64_t device_memory, int64_t host_memory) {
   TrainConfig changed = s.config;
   changed.device_memory = device_memory;
   changed.host_memory = host_memory;
-  const TierBudgets budgets = budgets_of(changed);
+  TrainConfig asked = changed;
+  if (s.disk) asked.disk_memory = s.budgets.disk;  // its space is taken
+  const TierBudgets budgets = budgets_of(asked, {}, {s.device.used(), s.host.used()});
   RunPlan next = plan_run(s.programs, changed, s.rates, budgets,
                           s.times.empty() ? nullptr : &s.times, s.norms.worth_planning());
   if (!next.fits()) refuse(next, budgets);

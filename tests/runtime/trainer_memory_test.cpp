@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "core/byte_size.h"
 #include "core/error.h"
 #include "core/fault_plan.h"
 #include "device/cpu/memory_guard.h"
@@ -201,8 +202,28 @@ TEST(TrainerMemory, TheSmallestShareOfOneMemoryThatIsNamedIsTheSmallest) {
       if (shared >= least + state) {
         EXPECT_EQ(named, least);
       }
+      try {
+        refuse(plan_with(0, shared), {0, shared, shared});
+      } catch (const Error& error) {  // the host budget is what is left
+        const int64_t host = std::max<int64_t>(0, shared - named);
+        const std::string left = "a host budget of " + format_byte_size(host) + ",";
+        EXPECT_NE(std::string(error.what()).find(left), std::string::npos) << error.what();
+      }
     }
   }
+}
+
+// 90 % of it, and of what is free beside it.
+TEST(TrainerMemory, WhatARunHoldsCountsAsFreeForIt) {
+  constexpr int64_t kHeld = int64_t{1} << 50;  // more than any machine has
+  const ModelFolder folder(tiny_model("gpt2"));
+  TrainConfig config = tiny_config(folder);
+  config.device_memory = kAutoBytes;
+  config.host_memory = kAutoBytes;
+  EXPECT_LT(budgets_of(config).device, kHeld);
+  const TierBudgets budgets = budgets_of(config, {}, {kHeld, kHeld});
+  EXPECT_GE(budgets.device, 2 * kHeld / 10 * 9);
+  EXPECT_EQ(budgets.device + budgets.host, budgets.shared);
 }
 
 TEST(TrainerMemory, BudgetsChangeInTheMiddleOfARun) {
