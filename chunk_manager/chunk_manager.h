@@ -95,6 +95,8 @@ class ChunkManager {
   // To be called before work is enqueued that changes them: a snapshot that is being read may need
   // what is there. May block.
   void before_change(int chunk, Stream& stream);
+  // Whether there is such a snapshot.
+  bool being_read() const { return snapshot_ != nullptr; }
 
   ChunkPin pin(int chunk);
   int pins(int chunk) const { return pins_[static_cast<size_t>(chunk)]; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "core/error.h"
 #include "core/split_master.h"
@@ -106,10 +107,19 @@ void ChunkSnapshot::read_block(ChunkList list, int chunk, int64_t first, int64_t
 }
 
 void ChunkSnapshot::stop() {
-  const std::lock_guard lock(mutex_);
-  stopped_ = true;
-  for (State& state : states_) state.reading = false;
-  changed_.notify_all();
+  std::vector<std::pair<Buffer, Event>> unread;  // given back without the lock
+  {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    for (State& state : states_) {
+      state.reading = false;
+      if (!state.spare) continue;
+      unread.emplace_back(std::move(*state.spare), std::move(state.copied));
+      state.spare.reset();
+    }
+    changed_.notify_all();
+  }
+  for (const auto& [spare, copied] : unread) copied.synchronize();
 }
 
 template <typename Condition>
@@ -124,23 +134,33 @@ void ChunkSnapshot::wait_until(std::unique_lock<std::mutex>& lock, const Conditi
 
 void ChunkSnapshot::before_change(int chunk, Stream& stream) {
   State& state = states_[static_cast<size_t>(chunk)];
+  {
+    const std::lock_guard lock(mutex_);
+    if (state.spare || state.unread == 0 || stopped_) return;
+  }
+  // Without the lock: where memory is pinned, that takes longer than the reader may be held up.
+  std::optional<Buffer> spare = find_room(chunk);
   std::unique_lock lock(mutex_);
-  if (state.spare) return;
   wait_until(lock, [&] { return !state.reading; });  // one block
-  if (state.unread == 0 || stopped_ || make_spare(chunk, state, stream)) return;
+  if (state.unread == 0 || stopped_) return;
+  if (spare) return copy_to(std::move(*spare), state, stream);
   ++without_room_;
   wait_until(lock, [&] { return state.unread == 0 || stopped_; });
 }
 
-bool ChunkSnapshot::make_spare(int chunk, State& state, Stream& stream) {
-  if (chunks_.any_on_disk(chunk)) return false;
-  const int64_t bytes = chunks_.state_bytes(chunk);
+std::optional<Buffer> ChunkSnapshot::find_room(int chunk) {
+  if (chunks_.any_on_disk(chunk)) return std::nullopt;
   try {
-    state.spare.emplace(host_, bytes, MemoryKind::kStaging, MemorySpace::kHost);
+    return Buffer(host_, chunks_.state_bytes(chunk), MemoryKind::kStaging, MemorySpace::kHost);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kDoesNotFit) throw;
-    return false;
+    return std::nullopt;
   }
+}
+
+void ChunkSnapshot::copy_to(Buffer spare, State& state, Stream& stream) {
+  state.spare = std::move(spare);
+  const int64_t bytes = state.spare->bytes();
   not_copied_ = true;  // where what follows throws
   sparing_->copy(state.spare->data(), state.lists.front().data, bytes,
                  direction_from(state.lists.front().space == MemorySpace::kDevice));
@@ -148,7 +168,6 @@ bool ChunkSnapshot::make_spare(int chunk, State& state, Stream& stream) {
   stream.wait(state.copied);
   not_copied_ = false;
   spared_bytes_ += bytes;
-  return true;
 }
 
 void ChunkSnapshot::wait() {

@@ -37,7 +37,7 @@ class ChunkSnapshot {
 
   // Elements in order, in blocks. Each list of each tensor is read once, in any order.
   void read(ChunkList list, int tensor, const ChunkManager::Sink& sink);
-  // The reader reads no more: nothing waits for it from now on.
+  // The reader reads no more: nothing waits for it from now on, and spare memory is given back.
   void stop();
 
   // `stream` is about to change the chunk: it will find it free. May block for as long as the
@@ -62,7 +62,9 @@ class ChunkSnapshot {
     Event copied;  // the spare copy is made
   };
   void read_block(ChunkList list, int chunk, int64_t first, int64_t count, bool last, void* to);
-  bool make_spare(int chunk, State& state, Stream& stream);
+  // Spare memory for the chunk, where there is room.
+  std::optional<Buffer> find_room(int chunk);
+  void copy_to(Buffer spare, State& state, Stream& stream);
   template <typename Condition>
   void wait_until(std::unique_lock<std::mutex>& lock, const Condition& condition);
 

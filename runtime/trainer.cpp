@@ -390,6 +390,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   const Traffic before = s.moved();
   const double waited = s.compute->waited_seconds();
   const bool measured = s.to_measure > 0;
+  const bool beside_writer = s.chunks.being_read();
   StepReport report;
   report.step = s.steps_done + 1;
   report.learning_rate =
@@ -432,7 +433,7 @@ StepReport Trainer::step(std::span<const int32_t> tokens) {
   report.fraction_of_bound = s.plan.training.plan.lower_bound_seconds / report.seconds;
   if (measured && !report.skipped) {
     s.plan_again();
-  } else if (!measured) {
+  } else if (!measured && !beside_writer) {  // which takes time that no plan reckons with
     s.watch_drift(report.seconds);
   }
   return report;

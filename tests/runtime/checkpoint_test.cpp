@@ -209,6 +209,36 @@ TEST(Checkpoint, WithoutRoomTheStepWaits) {
   EXPECT_TRUE(files_of(out.path() + "/c") == expected.files);
 }
 
+// A writer that gives up gives its memory back.
+TEST(Checkpoint, SpareMemoryOfAReaderThatStopsIsGivenBack) {
+  const ModelFolder folder(tiny_model("gpt2"));
+  Tier* host = nullptr;
+  Trainer trainer(middle_config(folder), kLast, [&](Tier&, Tier& of_host) { host = &of_host; });
+  Outcome outcome;
+  take_steps(trainer, kSaved, outcome);
+  const int64_t before = host->used();
+  const auto snapshot = trainer.snapshot();
+  take_steps(trainer, kSaved + 1, outcome);
+  EXPECT_EQ(host->used(), before + snapshot->spared_bytes());
+  EXPECT_GT(snapshot->spared_bytes(), 0);
+  snapshot->stop();
+  EXPECT_EQ(host->used(), before);
+}
+
+// Whatever the steps beside a writer take (here, under the guard, a multiple of what was planned),
+// they are not measured again.
+TEST(Checkpoint, StepsBesideAWriterAreNoDrift) {
+  const ModelFolder folder(tiny_model("gpt2"));
+  Trainer trainer(middle_config(folder), 40);
+  Outcome outcome;
+  take_steps(trainer, kSaved, outcome);
+  const std::vector<double> measured = trainer.access_trace().op_seconds;
+  const auto snapshot = trainer.snapshot();
+  const MemoryGuard::Session guard;
+  take_steps(trainer, kSaved + 20, outcome);  // drift is judged by eight
+  EXPECT_EQ(trainer.access_trace().op_seconds, measured);
+}
+
 // What training does on its own thread meanwhile, with the writer on another: in any order of the
 // two the bytes are those. Here the sanitizers look, and the memory guard.
 TEST(Checkpoint, TheWriterAndTrainingMeetInAnyOrder) {
