@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <numeric>
 #include <optional>
@@ -9,6 +10,7 @@
 #include "planner/actions.h"
 #include "planner/growth.h"
 #include "planner/host_steps.h"
+#include "planner/memo.h"
 #include "planner/offsets.h"
 #include "planner/plan.h"
 #include "planner/residency.h"
@@ -89,7 +91,7 @@ class Search {
     int fewest = 0;
     while (fewest < count && !has_room(trace_, first(fewest), budgets_)) ++fewest;
     if (options_.resident != nullptr) fewest = 0;
-    Plan smallest = placed({first(fewest), kOnDemand, 0, {}}, 0);  // whatever the budget is
+    Plan smallest = placed(draft({first(fewest), kOnDemand, 0, {}}), 0);  // whatever the budget is
     finish(smallest);
     const int64_t least = smallest.device.peak;
     smallest.smallest_device = least;
@@ -210,8 +212,8 @@ class Search {
       if (count == std::exchange(before, count)) continue;
       if (large_ && count != counts.front() && count != counts.back()) continue;
       const std::vector<bool> resident = first(count);
-      Plan base = placed({resident, kOnDemand, 0, {}}, pool_limit(resident));
-      if (base.pool_bytes <= pool_limit(resident)) bases.push_back(std::move(base));
+      const Plan& base = on_demand({resident, kOnDemand, 0, {}});
+      if (base.pool_bytes <= pool_limit(resident)) bases.push_back(base);
     }
     for (const Lead& lead : kLeads) {
       if (!options_.prefetch && lead.last > 0) continue;
@@ -311,7 +313,7 @@ class Search {
   std::optional<Plan> packed(StayChoice choice) const {
     int64_t step = choice.limit / 200;
     for (int tries = 0; tries < (large_ ? kPackingTries / 2 : kPackingTries); ++tries) {
-      Plan plan = describe(choice);
+      const Plan& plan = described(choice);
       if (plan.device.peak <= budgets_.device) return plan;
       choice.limit -= std::max(plan.device.peak - budgets_.device, step);
       step *= 2;
@@ -323,21 +325,48 @@ class Search {
   std::optional<Plan> best_of(const StayChoice& choice) const {
     std::optional<Plan> plan = packed(choice);
     const int64_t limit = pool_limit(choice.resident);
-    Plan base = placed({choice.resident, kOnDemand, 0, choice.dropped}, limit);
+    const Plan& base = on_demand(choice);
     if (base.pool_bytes > limit) return plan;
-    base = grown(base, choice.lead);
-    if (!plan || base.step_seconds < plan->step_seconds) plan = std::move(base);
+    const Plan& other = grown(base, choice.lead);
+    if (!plan || other.step_seconds < plan->step_seconds) plan = other;
     return plan;
   }
 
-  Plan describe(const StayChoice& choice) const {
-    Plan plan = placed(choice, pool_limit(choice.resident));
-    finish(plan);
-    return plan;
+  // Many choices come to the same stays, and so to the same plan.
+  const Plan& described(const StayChoice& choice) const {
+    const Plan stays = draft(choice);
+    return described_.at(key_of(stays), [&] {
+      Plan plan = placed(stays, pool_limit(choice.resident));
+      finish(plan);
+      return plan;
+    });
+  }
+
+  static std::vector<int64_t> key_of(const Plan& plan) {
+    std::vector<int64_t> key(plan.resident.begin(), plan.resident.end());
+    for (const Residency& stay : plan.residencies) {
+      key.insert(key.end(), {stay.chunk, stay.weights, stay.gradient, stay.fetch, stay.send,
+                             stay.start, stay.first_use, stay.last_use, stay.end, stay.bytes});
+    }
+    return key;
+  }
+
+  // On demand, within the budget where that can be done.
+  const Plan& on_demand(const StayChoice& choice) const {
+    const Plan stays = draft({choice.resident, kOnDemand, 0, choice.dropped});
+    return on_demand_.at(key_of(stays), [&] { return placed(stays, pool_limit(stays.resident)); });
+  }
+
+  const Plan& grown(const Plan& base, const Lead& lead) const {
+    std::vector<int64_t> key = key_of(base);
+    for (const double part : {lead.before_holding, lead.last, lead.leaving}) {
+      key.push_back(std::bit_cast<int64_t>(part));
+    }
+    return grown_.at(std::move(key), [&] { return grow(base, lead); });
   }
 
   // Grown by the clock of the ops alone, then by that of the first result, in which they wait.
-  Plan grown(const Plan& base, const Lead& lead) const {
+  Plan grow(const Plan& base, const Lead& lead) const {
     const int64_t limit = pool_limit(base.resident);
     Plan plan = base;
     planner::grow(trace_, rates_, planner::OpClock(trace_), lead, limit, plan);
@@ -363,8 +392,7 @@ class Search {
   }
 
   // Stays with offsets, in a pool of `wanted` bytes where that can be done.
-  Plan placed(const StayChoice& choice, int64_t wanted) const {
-    Plan plan = draft(choice);
+  Plan placed(Plan plan, int64_t wanted) const {
     plan.group = trace_.group;
     std::vector<PlannedInterval> intervals;
     for (const TraceBuffer& buffer : trace_.buffers) {
@@ -534,6 +562,9 @@ class Search {
   const CopyRates rates_;
   const PlanOptions options_;
   std::vector<size_t> order_;
+  mutable planner::Memo<Plan> described_;
+  mutable planner::Memo<Plan> on_demand_;
+  mutable planner::Memo<Plan> grown_;
   bool large_ = false;
   bool overlap_ = false;  // in the search
 };
