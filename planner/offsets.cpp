@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <numeric>
 #include <tuple>
 
@@ -41,8 +42,10 @@ int64_t find_gap(const std::vector<Placed>& placed, const PlannedInterval& inter
   int64_t best = -1;
   int64_t best_slack = 0;
   for (const Placed& other : placed) {
-    if (other.last < interval.first || other.first > interval.last) continue;
-    const int64_t slack = other.offset - at - bytes;
+    // Masks, for no branch: whether two overlap in time is as good as random.
+    const bool at_once = (other.last >= interval.first) & (other.first <= interval.last);
+    const int64_t mask = -int64_t{at_once};
+    const int64_t slack = (other.offset - at - bytes) | ~mask;
     if (slack >= 0) {
       if (!best_fit) return at;
       if (best < 0 || slack < best_slack) {
@@ -50,7 +53,7 @@ int64_t find_gap(const std::vector<Placed>& placed, const PlannedInterval& inter
         best_slack = slack;
       }
     }
-    at = std::max(at, other.end);
+    at = std::max(at, other.end & mask);
   }
   return best >= 0 ? best : at;
 }
@@ -60,8 +63,11 @@ constexpr size_t kMany = 2000;
 // A pool larger than the most that is alive by this part is good.
 constexpr int64_t kGoodPart = 200;
 
+constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
+
+// Ends early where the pool comes to `too_much`.
 OffsetPlan place(const std::vector<PlannedInterval>& intervals, const std::vector<size_t>& order,
-                 bool best_fit) {
+                 bool best_fit, int64_t too_much = kAny) {
   OffsetPlan plan;
   plan.offsets.assign(intervals.size(), 0);
   std::vector<Placed> placed;
@@ -72,6 +78,7 @@ OffsetPlan place(const std::vector<PlannedInterval>& intervals, const std::vecto
     const int64_t offset = find_gap(placed, interval, bytes, best_fit);
     plan.offsets[index] = offset;
     plan.pool_bytes = std::max(plan.pool_bytes, offset + bytes);
+    if (plan.pool_bytes >= too_much) break;
     const Placed entry{offset, offset + bytes, interval.first, interval.last};
     placed.insert(
         std::upper_bound(placed.begin(), placed.end(), entry,
@@ -123,7 +130,7 @@ OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals, int64_t
        [](int64_t, int64_t, int64_t start) { return start; }});
   OffsetPlan best;
   std::vector<size_t> best_order;
-  best.pool_bytes = -1;
+  best.pool_bytes = kAny;
   for (size_t k = 0; k < (intervals.size() > kMany ? keys.size() / 2 : keys.size()); ++k) {
     const auto key = keys[k];
     std::vector<size_t> order(intervals.size());
@@ -136,8 +143,8 @@ OffsetPlan assign_offsets(const std::vector<PlannedInterval>& intervals, int64_t
       return rank(a) < rank(b);
     });
     for (const bool best_fit : {false, true}) {
-      OffsetPlan plan = place(intervals, order, best_fit);
-      if (best.pool_bytes < 0 || plan.pool_bytes < best.pool_bytes) {
+      OffsetPlan plan = place(intervals, order, best_fit, best.pool_bytes);
+      if (plan.pool_bytes < best.pool_bytes) {
         best = std::move(plan);
         best_order = order;
       }
