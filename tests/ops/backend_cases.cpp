@@ -224,8 +224,10 @@ void expect_within_bound(const OpCase& op, const Results& actual) {
   }
 }
 
-void expect_parts_within_bound(const OpCase& op, const Results& actual) {
-  expect_near(actual, run_reference(op), error_bound(op));
+Expected::Expected(const OpCase& op) : exact_(run_reference(op)), bounds_(error_bound(op)) {}
+
+void Expected::expect_within_bound(const Results& actual) const {
+  expect_near(actual, exact_, bounds_);
 }
 
 std::vector<PartsCase> parts_cases() {

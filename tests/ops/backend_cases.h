@@ -20,8 +20,17 @@ std::string cpu_name(const OpCase& op);
 // Fails the test where an element of a result is further from exact arithmetic than rounding to
 // fp32 explains, or where that is so far that the comparison says nothing.
 void expect_within_bound(const OpCase& op, const Results& actual);
-// The same without the latter, against the op on operands that are not rounded to bf16.
-void expect_parts_within_bound(const OpCase& op, const Results& actual);
+// The same of results of one op in several ways, without the latter and against the op on operands
+// that are not rounded to bf16.
+class Expected {
+ public:
+  explicit Expected(const OpCase& op);
+  void expect_within_bound(const Results& actual) const;
+
+ private:
+  Results exact_;
+  Results bounds_;
+};
 
 // Ops whose weight, of kPartsWords rows, comes in blocks.
 struct PartsCase {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -236,10 +237,14 @@ std::vector<Backward> linear_backward(const OpCase& f, const Operand& dy) {
 }  // namespace
 
 Operand normal(const Shape& shape, uint64_t stream, double deviation, double mean) {
+  static std::map<uint64_t, std::vector<double>> draws;  // by stream, made once
+  std::vector<double>& made = draws[stream];
+  const auto count = static_cast<size_t>(shape.elements());
+  while (made.size() < count) made.push_back(normal_pair(7, stream, made.size())[0]);
   Operand operand{shape, {}, {}};
-  for (int64_t i = 0; i < shape.elements(); ++i) {
-    const double draw = normal_pair(7, stream, static_cast<uint64_t>(i))[0];
-    operand.numbers.push_back(static_cast<float>(mean + deviation * draw));
+  operand.numbers.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    operand.numbers.push_back(static_cast<float>(mean + deviation * made[i]));
   }
   return operand;
 }

@@ -46,9 +46,10 @@ TEST_P(Parts, CoverTheWholeOp) {
 
 TEST_P(Parts, AreWithinTheBoundOfTheExactValue) {
   const OpCase& op = GetParam().op;
+  const Expected expected(op);
   for (const int64_t block_rows : parts_block_rows()) {
     SCOPED_TRACE(block_rows);
-    expect_parts_within_bound(op, run_cpu_parts(op, {GetParam().weight_rows, block_rows, 2}));
+    expected.expect_within_bound(run_cpu_parts(op, {GetParam().weight_rows, block_rows, 2}));
   }
 }
 

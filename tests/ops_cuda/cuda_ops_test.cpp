@@ -102,10 +102,11 @@ class CudaParts : public testing::TestWithParam<std::tuple<std::string, PartsCas
 
 TEST_P(CudaParts, AreWithinTheBoundOfTheExactValueAndInOneBlockTheWholeOp) {
   const Results whole = run_on(backend().ops, tested().op);
+  const Expected expected(tested().op);
   for (const int64_t block_rows : parts_block_rows()) {
     SCOPED_TRACE(block_rows);
     const Results actual = run(block_rows);
-    expect_parts_within_bound(tested().op, actual);
+    expected.expect_within_bound(actual);
     // A row of a table is made by additions in an order that blocks do not change.
     if (is_whole_weight(block_rows) || tested().token_blocks == 0) {
       EXPECT_EQ(actual, whole);
