@@ -403,7 +403,7 @@ TEST(Checkpoint, OneThatSaysWhatItCannotIsRefused) {
   };
   save_checkpoint(trainer, path, &some_data());
   const std::string sum = "\"xxh3_128\": \"0\"";
-  for (const std::string entry :
+  for (const std::string& entry :
        {std::string("3"), std::string("null"), "{" + sum + "}", "{\"bytes\": \"1\", " + sum + "}",
         "{\"bytes\": -1, " + sum + "}", "{\"bytes\": 1.5, " + sum + "}",
         std::string("{\"bytes\": 1, \"xxh3_128\": 0}")}) {
