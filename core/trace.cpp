@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -23,9 +24,16 @@ struct Record {
 struct Recorder {
   std::atomic<bool> enabled{false};
   std::mutex mutex;
-  std::vector<Record> records;
+  std::deque<Record> records;
+  size_t most = 0;
   int64_t start_ns = 0;
 };
+
+void keep(Recorder& recorder, Record record) {
+  const std::lock_guard lock(recorder.mutex);
+  if (recorder.records.size() == recorder.most) recorder.records.pop_front();
+  recorder.records.push_back(std::move(record));
+}
 
 Recorder& recorder() {
   static Recorder instance;
@@ -38,7 +46,7 @@ int64_t now_ns() {
       .count();
 }
 
-std::string quoted(const std::string& text) {
+std::string quoted(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';
@@ -47,35 +55,69 @@ std::string quoted(const std::string& text) {
   return out + "\"";
 }
 
-std::string to_json(const Record& record, int track_id, int64_t start_ns) {
-  char times[96];
-  const double begin_us = static_cast<double>(record.begin_ns - start_ns) * 1e-3;
-  if (record.name.empty()) {
-    std::snprintf(times, sizeof(times), "\"ts\":%.3f,\"args\":{\"value\":%lld}", begin_us,
-                  static_cast<long long>(record.value));
-    return "{\"ph\":\"C\",\"pid\":1,\"name\":" + quoted(record.track) + "," + times + "}";
+// The events of a trace as its format wants them, each on a line.
+class EventList {
+ public:
+  void begin_process(std::string_view name) {
+    ++process_;
+    tracks_.clear();
+    add("\"ph\":\"M\",\"name\":\"process_name\",\"args\":{\"name\":" + quoted(name) + "}");
   }
-  std::snprintf(times, sizeof(times), "\"ts\":%.3f,\"dur\":%.3f", begin_us,
-                static_cast<double>(record.value) * 1e-3);
-  return "{\"ph\":\"X\",\"pid\":1,\"tid\":" + std::to_string(track_id) +
-         ",\"name\":" + quoted(record.name) + "," + times + "}";
-}
+
+  void span(const std::string& track, std::string_view name, double begin_us, double us) {
+    const auto [entry, is_new] = tracks_.emplace(track, static_cast<int>(tracks_.size()) + 1);
+    const std::string thread = "\"tid\":" + std::to_string(entry->second);
+    if (is_new) {
+      add("\"ph\":\"M\"," + thread +
+          ",\"name\":\"thread_name\",\"args\":{\"name\":" + quoted(track) + "}");
+    }
+    char times[96];
+    std::snprintf(times, sizeof(times), "\"ts\":%.3f,\"dur\":%.3f", begin_us, us);
+    add("\"ph\":\"X\"," + thread + ",\"name\":" + quoted(name) + "," + times);
+  }
+
+  void counter(std::string_view track, double us,
+               const std::vector<std::pair<std::string, int64_t>>& values) {
+    char time[48];
+    std::snprintf(time, sizeof(time), "\"ts\":%.3f", us);
+    std::string list;
+    for (const auto& [name, value] : values) {
+      list += (list.empty() ? "" : ",") + quoted(name) + ":" + std::to_string(value);
+    }
+    add("\"ph\":\"C\",\"name\":" + quoted(track) + "," + time + ",\"args\":{" + list + "}");
+  }
+
+  std::string text() const { return "{\"traceEvents\":[\n" + events_ + "\n]}\n"; }
+
+ private:
+  void add(const std::string& fields) {
+    if (!events_.empty()) events_ += ",\n";
+    events_ += "{\"pid\":" + std::to_string(process_) + "," + fields + "}";
+  }
+
+  int process_ = 0;
+  std::map<std::string, int> tracks_;
+  std::string events_;
+};
 
 }  // namespace
 
 bool enabled() { return recorder().enabled.load(std::memory_order_relaxed); }
 
-void start() {
+void start(size_t most) {
   const std::lock_guard lock(recorder().mutex);
   recorder().records.clear();
+  recorder().most = most;
   recorder().start_ns = now_ns();
   recorder().enabled = true;
 }
 
-void counter(std::string_view track, int64_t value) {
+void counter(std::string_view track, int64_t value) noexcept {
   if (!enabled()) return;
-  const std::lock_guard lock(recorder().mutex);
-  recorder().records.push_back({std::string(track), "", now_ns(), value});
+  try {
+    keep(recorder(), {std::string(track), "", now_ns(), value});
+  } catch (...) {  // a trace that lacks something is better than a run that ends
+  }
 }
 
 Range::Range(std::string_view track, std::string_view name) : track_(track), name_(name) {
@@ -86,27 +128,34 @@ Range::~Range() {
   if (begin_ns_ < 0 || !enabled()) return;
   const int64_t end_ns = now_ns();
   try {
-    const std::lock_guard lock(recorder().mutex);
-    recorder().records.push_back(
-        {std::string(track_), std::string(name_), begin_ns_, end_ns - begin_ns_});
-  } catch (...) {  // a trace that lacks a range is better than a run that ends
+    keep(recorder(), {std::string(track_), std::string(name_), begin_ns_, end_ns - begin_ns_});
+  } catch (...) {  // a trace that lacks something is better than a run that ends
   }
 }
 
-void write(const std::string& path) {
+void write(const std::string& path, const std::vector<Process>& beside) {
   const std::lock_guard lock(recorder().mutex);
   recorder().enabled = false;
-  std::map<std::string, int> tracks;
-  std::string text = "{\"traceEvents\":[\n";
+  EventList events;
+  events.begin_process("hetmem");
   for (const Record& record : recorder().records) {
-    const auto [entry, is_new] = tracks.emplace(record.track, static_cast<int>(tracks.size()) + 1);
-    if (is_new && !record.name.empty()) {
-      text += "{\"ph\":\"M\",\"pid\":1,\"tid\":" + std::to_string(entry->second) +
-              ",\"name\":\"thread_name\",\"args\":{\"name\":" + quoted(record.track) + "}},\n";
+    const double begin_us = static_cast<double>(record.begin_ns - recorder().start_ns) * 1e-3;
+    if (record.name.empty()) {
+      events.counter(record.track, begin_us, {{"value", record.value}});
+    } else {
+      events.span(record.track, record.name, begin_us, static_cast<double>(record.value) * 1e-3);
     }
-    text += to_json(record, entry->second, recorder().start_ns) + ",\n";
   }
-  text += "{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":\"hetmem\"}}\n]}\n";
+  for (const Process& process : beside) {
+    events.begin_process(process.name);
+    for (const Span& span : process.spans) {
+      events.span(span.track, span.name, span.begin_seconds * 1e6, span.seconds * 1e6);
+    }
+    for (const Sample& sample : process.samples) {
+      events.counter(sample.track, sample.seconds * 1e6, sample.values);
+    }
+  }
+  const std::string text = events.text();
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "wb"),
                                                              &std::fclose);
   if (!file || std::fwrite(text.data(), 1, text.size(), file.get()) != text.size() ||

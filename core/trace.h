@@ -6,18 +6,41 @@
 //   trace::write("trace.json");
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace hetmem::trace {
 
+// What did not happen here but is to be seen beside it (a step as it was planned): tracks and
+// counters with a clock of their own.
+struct Span {
+  std::string track;
+  std::string name;
+  double begin_seconds = 0;
+  double seconds = 0;
+};
+struct Sample {
+  std::string track;
+  double seconds = 0;
+  std::vector<std::pair<std::string, int64_t>> values;  // stacked on each other
+};
+struct Process {
+  std::string name;
+  std::vector<Span> spans;
+  std::vector<Sample> samples;
+};
+
 bool enabled();
-void start();
+// Of a long run the newest ranges and samples are kept, `most` of them.
+void start(size_t most = 400'000);
 // Writes what was recorded since start() and stops. Throws Error (kStorage) on failure.
-void write(const std::string& path);
-// A sample of a counter track ("device bytes").
-void counter(std::string_view track, int64_t value);
+void write(const std::string& path, const std::vector<Process>& beside = {});
+// A sample of a counter track ("device memory").
+void counter(std::string_view track, int64_t value) noexcept;
 
 class Range {
  public:

@@ -6,6 +6,7 @@
 #include "core/byte_size.h"
 #include "core/error.h"
 #include "core/fault_plan.h"
+#include "core/trace.h"
 
 namespace hetmem {
 
@@ -33,7 +34,7 @@ void Reservation::release() {
 }
 
 Tier::Tier(std::string name, int64_t budget, Memory& memory)
-    : name_(std::move(name)), memory_(memory), budget_(budget) {
+    : name_(std::move(name)), track_(name_ + " memory"), memory_(memory), budget_(budget) {
   HETMEM_ASSERT(budget >= 0);
 }
 
@@ -53,6 +54,7 @@ Reservation Tier::reserve(int64_t bytes, MemoryKind kind) {
   used_by_kind_[index] += bytes;
   peak_ = std::max(peak_, used_);
   peak_by_kind_[index] = std::max(peak_by_kind_[index], used_by_kind_[index]);
+  trace::counter(track_, used_);
   return {this, bytes, kind};
 }
 
@@ -60,6 +62,7 @@ void Tier::release(int64_t bytes, MemoryKind kind) {
   const std::lock_guard lock(mutex_);
   used_ -= bytes;
   used_by_kind_[static_cast<size_t>(kind)] -= bytes;
+  trace::counter(track_, used_);
 }
 
 int64_t Tier::budget() const {

@@ -72,6 +72,7 @@ class Tier {
   void add_allocation(const void* memory, int64_t bytes);
   void remove_allocation(const void* memory);
   std::string name_;
+  std::string track_;  // of traces
   Memory& memory_;
   int64_t budget_;
   mutable std::mutex mutex_;

@@ -1,6 +1,8 @@
+#include <string_view>
 #include <utility>
 
 #include "core/error.h"
+#include "core/trace.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cuda/backend.h"
 #include "ops/ops.h"
@@ -13,6 +15,16 @@ bool on_cuda(const Stream& stream) { return stream.kind() == DeviceKind::kCuda; 
 CpuStream& cpu_stream(Stream& stream) {
   HETMEM_ASSERT(stream.kind() == DeviceKind::kCpu);
   return static_cast<CpuStream&>(stream);
+}
+
+// Host code as work of its stream, under a name in traces.
+template <typename Work>
+void enqueue(Stream& stream, std::string_view name, Work work) {
+  CpuStream& cpu = cpu_stream(stream);
+  cpu.enqueue([&track = cpu.name(), name, work = std::move(work)](ThreadPool& pool) {
+    const trace::Range range(track, name);
+    work(pool);
+  });
 }
 
 void require_space(const Stream& stream, const TensorView& view) {
@@ -86,8 +98,8 @@ void adamw_step(Stream& stream, const AdamWStep& step, TensorView weight, Tensor
   require_weight(stream, weight, low);
   for (const TensorView* view : {&gradient, &m, &v}) require_space(stream, *view);
   if (on_cuda(stream)) return cuda_backend::adamw_step(stream, step, weight, gradient, m, v, low);
-  cpu_stream(stream).enqueue(
-      [=](ThreadPool& pool) { cpu::adamw_step(pool, step, weight, gradient, m, v, low); });
+  enqueue(stream, "adamw_step",
+          [=](ThreadPool& pool) { cpu::adamw_step(pool, step, weight, gradient, m, v, low); });
 }
 
 void adamw_8bit_step(Stream& stream, const AdamWStep& step, TensorView weight, TensorView gradient,
@@ -102,8 +114,9 @@ void adamw_8bit_step(Stream& stream, const AdamWStep& step, TensorView weight, T
   if (on_cuda(stream)) {
     return cuda_backend::adamw_8bit_step(stream, step, weight, gradient, m, v, low);
   }
-  cpu_stream(stream).enqueue(
-      [=](ThreadPool& pool) { cpu::adamw_8bit_step(pool, step, weight, gradient, m, v, low); });
+  enqueue(stream, "adamw_8bit_step", [=](ThreadPool& pool) {
+    cpu::adamw_8bit_step(pool, step, weight, gradient, m, v, low);
+  });
 }
 
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,
@@ -111,15 +124,15 @@ void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView
   require_weight(stream, weight, low);
   for (const TensorView* view : {&gradient, &momentum}) require_space(stream, *view);
   if (on_cuda(stream)) return cuda_backend::sgd_step(stream, step, weight, gradient, momentum, low);
-  cpu_stream(stream).enqueue(
-      [=](ThreadPool& pool) { cpu::sgd_step(pool, step, weight, gradient, momentum, low); });
+  enqueue(stream, "sgd_step",
+          [=](ThreadPool& pool) { cpu::sgd_step(pool, step, weight, gradient, momentum, low); });
 }
 
 void sum_of_squares(Stream& stream, TensorView values, TensorView sum, bool accumulate) {
   for (const TensorView* view : {&values, &sum}) require_space(stream, *view);
   if (on_cuda(stream)) return cuda_backend::sum_of_squares(stream, values, sum, accumulate);
-  cpu_stream(stream).enqueue(
-      [=](ThreadPool& pool) { cpu::sum_of_squares(pool, values, sum, accumulate); });
+  enqueue(stream, "sum_of_squares",
+          [=](ThreadPool& pool) { cpu::sum_of_squares(pool, values, sum, accumulate); });
 }
 
 }  // namespace hetmem::ops

@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -14,8 +16,20 @@
 namespace hetmem {
 namespace {
 
-TEST(Trace, RangesOfSeveralThreadsAreWritten) {
+std::string written(const std::vector<trace::Process>& beside = {}) {
   const auto path = std::filesystem::temp_directory_path() / ("t" + std::to_string(getpid()));
+  trace::write(path.string(), beside);
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  std::filesystem::remove(path);
+  return text.str();
+}
+
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST(Trace, RangesOfSeveralThreadsAreWritten) {
   { const trace::Range before("main", "not recorded"); }
   trace::start();
   {
@@ -24,15 +38,31 @@ TEST(Trace, RangesOfSeveralThreadsAreWritten) {
     other.join();
     trace::counter("bytes", 42);
   }
-  trace::write(path.string());
+  const std::string text = written();
   EXPECT_FALSE(trace::enabled());
-  std::ostringstream text;
-  text << std::ifstream(path).rdbuf();
-  std::filesystem::remove(path);
-  EXPECT_NE(text.str().find("\"outer\""), std::string::npos);
-  EXPECT_NE(text.str().find("\"inner\""), std::string::npos);
-  EXPECT_NE(text.str().find("42"), std::string::npos);
-  EXPECT_EQ(text.str().find("not recorded"), std::string::npos);
+  EXPECT_TRUE(has(text, "\"outer\"") && has(text, "\"inner\"") && has(text, "42"));
+  EXPECT_FALSE(has(text, "not recorded"));
+}
+
+TEST(Trace, KeepsTheNewest) {
+  trace::start(3);
+  for (int i = 0; i < 5; ++i) trace::counter("c" + std::to_string(i), i);
+  const std::string text = written();
+  EXPECT_FALSE(has(text, "\"c0\"") || has(text, "\"c1\""));
+  EXPECT_TRUE(has(text, "\"c2\"") && has(text, "\"c3\"") && has(text, "\"c4\""));
+}
+
+TEST(Trace, WhatWasPlannedIsAProcessOfItsOwn) {
+  trace::start();
+  { const trace::Range range("lane", "ran"); }
+  const std::string text = written(
+      {{"plan", {{"lane", "planned", 0.5, 0.25}}, {{"memory", 0.125, {{"a", 7}, {"b", 9}}}}}});
+  EXPECT_TRUE(has(text, R"({"pid":2,"ph":"M","name":"process_name","args":{"name":"plan"}})"));
+  EXPECT_TRUE(
+      has(text, R"({"pid":2,"ph":"X","tid":1,"name":"planned","ts":500000.000,"dur":250000.000})"));
+  EXPECT_TRUE(
+      has(text, R"({"pid":2,"ph":"C","name":"memory","ts":125000.000,"args":{"a":7,"b":9}})"));
+  EXPECT_TRUE(has(text, R"({"pid":1,"ph":"M","name":"process_name","args":{"name":"hetmem"}})"));
 }
 
 TEST(Trace, AFolderThatIsNotThereIsAnError) {
