@@ -9,6 +9,7 @@
 #include "device/thread_pool.h"
 #include "io/file.h"
 #include "ops/ops.h"
+#include "runtime/machine.h"
 
 namespace hetmem::apps {
 namespace {

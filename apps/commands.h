@@ -44,6 +44,5 @@ struct TokenizeOptions {
 int tokenize(const TokenizeOptions& options);
 int doctor(bool json, bool measure);
 std::string version_text();
-std::string processor_name();
 
 }  // namespace hetmem::apps

@@ -134,6 +134,7 @@ int train(const TrainConfig& config) {
                                            "--resume-from-checkpoint latest",
                                            result.steps, result.out)
                              : fmt::format("the model is in {}/final", result.out));
+    if (result.steps > 0) fmt::print("the report is {}/report.html\n", result.out);
   }
   return result.interrupted ? 128 + static_cast<int>(signal_seen) : 0;
 }

@@ -223,6 +223,15 @@ MachineRates load_rates(const std::string& machine_file, const DeviceId& device)
   }
 }
 
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(file, line)) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown processor";
+}
+
 double step_seconds(const Step& step, const MachineRates& rates) {
   bool bf16 = false;
   if (const auto* linear = std::get_if<LinearParams>(&step.node.params)) bf16 = linear->bf16;

@@ -35,6 +35,9 @@ MachineRates measure_rates(Device& device, ThreadPool& pool);
 // The same where none are kept yet and they can be.
 void keep_rates(const DeviceId& device);
 
+// "AMD EPYC 7B13", as the system says.
+std::string processor_name();
+
 // Seconds of one call of a step of a Program.
 double step_seconds(const Step& step, const MachineRates& rates);
 

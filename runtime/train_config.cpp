@@ -218,8 +218,9 @@ void append_machine_and_output(std::vector<Option>& table) {
   table.push_back(boolean(
       {"tensorboard", output, "", "off", "event files for TensorBoard in OUT/tensorboard", true},
       &C::tensorboard));
-  table.push_back(
-      text({"trace", output, "FILE.json", "none", "a Chrome/Perfetto trace", true}, &C::trace));
+  table.push_back(text({"trace", output, "FILE.json", "none",
+                        "a Chrome/Perfetto trace: a track a stream, a counter a tier", true},
+                       &C::trace));
 }
 
 // True where the name is one of a later version; throws unless the value is the default.

@@ -1,5 +1,6 @@
 #include "runtime/training_run.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +24,7 @@
 #include "runtime/plan_report.h"
 #include "runtime/prepared_data.h"
 #include "runtime/program.h"
+#include "runtime/report_writer.h"
 #include "runtime/tensorboard_log.h"
 #include "runtime/trace_file.h"
 
@@ -69,7 +71,8 @@ std::string metrics_line(const StepReport& report) {
 // What a run writes into its folder, left-overs of a commit that was cut off included.
 bool is_written_by_runs(const std::string& name) {
   constexpr std::array kNames{"config.yaml",   "plan.json",   "access_trace.json",
-                              "metrics.jsonl", "tensorboard", "final"};
+                              "metrics.jsonl", "report.html", "tensorboard",
+                              "final"};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
          name.starts_with("checkpoint-") || name.starts_with("final.tmp-") ||
          name.starts_with("final.old-");
@@ -237,6 +240,7 @@ class Loop {
     // A run that goes on in another folder may not write over what is there either.
     OutputFolder folder(config_, !resume.empty() && is_inside(resume, config_.out));
     if (config_.machine.empty()) keep_rates(device_of(config_));
+    start_trace();
     Trainer trainer(config_, total_steps_);
     ResumedFrom resumed;
     if (!resume.empty()) resumed = load_checkpoint(trainer, resume, &identity_);
@@ -252,6 +256,7 @@ class Loop {
                                             " steps are taken already; give more --steps");
     }
     require_same_data(from.resumed, identity_);
+    start_trace();
     if (config_.out.empty()) return drive(trainer, nullptr);
     const std::string& resumed = from.resumed.folder;
     OutputFolder folder(config_,
@@ -262,6 +267,10 @@ class Loop {
   }
 
  private:
+  void start_trace() const {
+    if (!config_.trace.empty()) trace::start();
+  }
+
   // `folder`: where the run writes; null: it writes nothing.
   RunResult drive(Trainer& trainer, OutputFolder* folder) {
     std::optional<CheckpointWriter> checkpoints;
@@ -270,11 +279,25 @@ class Loop {
       checkpoints.emplace(trainer, folder->path(), config_.save_total_limit, identity_);
     }
     trainer.set_total_steps(total_steps_);
-    if (!config_.trace.empty()) trace::start();
     RunResult result;
     result.data = identity_;
     if (folder != nullptr) result.out = folder->path();
     result.set_aside = set_aside_;
+    report_.emplace(config_, model_, trainer, result.out);
+    try {
+      take_steps(trainer, folder, checkpoints, result);
+    } catch (const Error& error) {
+      report_error(trainer, error);
+      throw;
+    }
+    report_->write_page(trainer,
+                        result.interrupted ? "stopped by a signal, with a checkpoint" : "finished");
+    if (!config_.trace.empty()) report_->write_trace(trainer);
+    return result;
+  }
+
+  void take_steps(Trainer& trainer, OutputFolder* folder,
+                  std::optional<CheckpointWriter>& checkpoints, RunResult& result) {
     while (trainer.steps_done() < total_steps_ && !stop_ && !checkpoint_error_) {
       const StepReport report = take_step(trainer, folder);
       result.last_loss = report.loss;
@@ -291,9 +314,16 @@ class Loop {
     if (!result.interrupted && eval_data_ && !evaluated_last_) evaluate(trainer);
     const bool ends_here = !result.interrupted || stop_;  // else an error has ended it
     if (checkpoints && ends_here) hold_error([&] { end_writing(trainer, *checkpoints, result); });
-    if (!config_.trace.empty()) trace::write(config_.trace);
     if (checkpoint_error_) std::rethrow_exception(checkpoint_error_);
-    return result;
+  }
+
+  // The steps that were taken are reported even so; what fails now is not what the user is told.
+  void report_error(const Trainer& trainer, const Error& error) const {
+    try {
+      report_->write_page(trainer, std::string("ended by an error: ") + error.what(), true);
+      if (!config_.trace.empty()) report_->write_trace(trainer);
+    } catch (const Error&) {  // the first one is on its way
+    }
   }
 
   void begin_writing(Trainer& trainer, OutputFolder& folder) {
@@ -368,6 +398,7 @@ class Loop {
     const std::string text = line + '\n';
     metrics_->write(metrics_end_, text.data(), static_cast<int64_t>(text.size()));
     metrics_end_ += static_cast<int64_t>(text.size());
+    report_->add(line);
   }
 
   StepReport take_step(Trainer& trainer, OutputFolder* folder) {
@@ -381,6 +412,7 @@ class Loop {
     progress.report = &report;
     progress.metrics_line = metrics_line(report);
     write_metrics(progress.metrics_line);
+    report_->add(report);
     kill_point(FaultSite::kStepReported);
     if (tensorboard_) tensorboard_->step(report);
     on_progress_(progress);
@@ -418,7 +450,10 @@ class Loop {
     if (evaluated_last_) evaluate(trainer);
     if (checkpoints && config_.save_steps > 0 && step % config_.save_steps == 0) {
       hold_error([&] { checkpoints->finish(); });  // the one before
-      if (!checkpoint_error_) checkpoints->begin();
+      if (checkpoint_error_) return;
+      checkpoints->begin();
+      report_->write_page(trainer,
+                          fmt::format("under way, after step {} of {}", step, total_steps_));
     }
   }
 
@@ -439,7 +474,8 @@ class Loop {
   std::optional<File> metrics_;
   int64_t metrics_end_ = 0;
   std::optional<TensorBoardLog> tensorboard_;
-  std::vector<double> op_seconds_;  // of the plan that was written last
+  std::optional<ReportWriter> report_;  // from the first step on
+  std::vector<double> op_seconds_;      // of the plan that was written last
   bool evaluated_last_ = false;
   std::exception_ptr checkpoint_error_;
 };

@@ -81,4 +81,4 @@ print(f"mean loss of the first ten steps {first:.3f}, of the last ten {last:.3f}
 if last >= first:
     sys.exit("the loss did not fall")
 END
-echo "metrics: $out/metrics.jsonl, plan: $out/plan.json, model: $out/final"
+echo "report: $out/report.html, metrics: $out/metrics.jsonl, plan: $out/plan.json, model: $out/final"

@@ -1,0 +1,119 @@
+#include "runtime/report_writer.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "core/byte_size.h"
+#include "core/trace.h"
+#include "device/device.h"
+#include "device/thread_pool.h"
+#include "device/tier.h"
+#include "io/file.h"
+#include "ops/ops.h"
+#include "planner/simulate.h"
+#include "runtime/machine.h"
+#include "runtime/program.h"
+#include "runtime/trace_file.h"
+
+namespace hetmem {
+namespace {
+
+std::string rate_text(double bytes_per_second) {
+  return fmt::format("{:.1f} GB/s", bytes_per_second * 1e-9);
+}
+
+std::vector<std::pair<std::string, std::string>> describe_machine(const TrainConfig& config,
+                                                                  const MachineRates& rates) {
+  const int64_t threads = config.threads > 0 ? config.threads : available_processors();
+  std::vector<std::pair<std::string, std::string>> lines{
+      {"hetmem", fmt::format("{}, compiler {}", HETMEM_VERSION, __VERSION__)},
+      {"processor", processor_name()},
+      {"threads", fmt::format("{} of {}", threads, available_processors())},
+      {"kernels", fmt::format("{}{}", ops::instruction_set(),
+                              ops::has_native_bf16() ? ", bf16 in hardware" : "")},
+      {"memory left now", format_byte_size(available_memory())},
+      {"peak of the process", format_byte_size(peak_resident_bytes())}};
+  const DeviceId device = device_of(config);
+  lines.emplace_back("device", to_string(device));
+  if (device.kind == DeviceKind::kCuda) {
+    const std::vector<Gpu>& gpus = find_gpus().gpus;
+    const auto index = static_cast<size_t>(device.index);
+    if (index < gpus.size()) lines.emplace_back("GPU", gpus[index].name);
+    lines.emplace_back("CUDA", cuda_version());
+  }
+  lines.emplace_back("matrix products", fmt::format("{:.0f} GFLOP/s", rates.gemm_flops * 1e-9));
+  lines.emplace_back("memory bandwidth", rate_text(rates.memory_bandwidth));
+  lines.emplace_back("link", rate_text(rates.copies.to_device) + " to the device, " +
+                                 rate_text(rates.copies.to_host) + " to the host");
+  if (rates.copies.disk_read > 0 && !config.disk.empty()) {
+    lines.emplace_back("disk", rate_text(rates.copies.disk_read) + " read, " +
+                                   rate_text(rates.copies.disk_write) + " written");
+  }
+  lines.emplace_back("these rates are", rates.source);
+  return lines;
+}
+
+}  // namespace
+
+ReportWriter::ReportWriter(const TrainConfig& config, const ModelConfig& model,
+                           const Trainer& trainer, std::string out)
+    : config_(config),
+      model_(model),
+      out_(std::move(out)),
+      assumed_seconds_(trainer.access_trace().op_seconds),
+      assumed_times_(times_by_kind(op_names(trainer), assumed_seconds_)) {
+  if (!out_.empty()) metrics_ = read_metrics(out_ + "/metrics.jsonl");
+}
+
+void ReportWriter::add(const StepReport& step) {
+  last_step_ = step.step;
+  device_ = step.device;
+  host_ = step.host;
+  disk_ = step.disk;
+}
+
+std::vector<std::string> ReportWriter::op_names(const Trainer& trainer) const {
+  const Program program = compile_training(model_, config_, trainer.sequence_length());
+  return record_trace(trainer.plan(), program, trainer.plan_report()).op_names;
+}
+
+void ReportWriter::write_page(const Trainer& trainer, const std::string& outcome,
+                              bool failed) const {
+  if (out_.empty() || last_step_ == 0) return;
+  RunReport report;
+  report.model = config_.model;
+  report.out = out_;
+  report.outcome = outcome;
+  report.failed = failed;
+  report.config_yaml = to_yaml(config_);
+  report.planned = trainer.plan_report();
+  report.machine = describe_machine(config_, report.planned.rates);
+  report.metrics = metrics_;
+  report.device = device_;
+  report.host = host_;
+  report.disk = disk_;
+  report.step = planned_step(trainer);
+  report.assumed_times = assumed_times_;
+  const std::vector<double>& seconds = trainer.access_trace().op_seconds;
+  if (seconds != assumed_seconds_) {
+    report.measured_times = times_by_kind(report.step.op_names, seconds);
+  }
+  write_text_file(out_ + "/report.html", to_html(report));
+}
+
+void ReportWriter::write_trace(const Trainer& trainer) const {
+  trace::write(config_.trace, {to_trace(planned_step(trainer))});
+}
+
+PlannedTimeline ReportWriter::planned_step(const Trainer& trainer) const {
+  PlannedTimeline step;
+  step.plan = trainer.plan().training.plan;
+  const AccessTrace& trace = trainer.access_trace();
+  const Simulation simulation = simulate(trace, step.plan, trainer.plan_report().rates.copies);
+  step.timeline = make_timeline(trace, step.plan, simulation);
+  step.op_names = op_names(trainer);
+  return step;
+}
+
+}  // namespace hetmem
