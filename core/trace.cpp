@@ -112,6 +112,12 @@ void start(size_t most) {
   recorder().enabled = true;
 }
 
+void stop() {
+  const std::lock_guard lock(recorder().mutex);
+  recorder().enabled = false;
+  recorder().records.clear();
+}
+
 void counter(std::string_view track, int64_t value) noexcept {
   if (!enabled()) return;
   try {

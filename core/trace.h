@@ -37,6 +37,8 @@ struct Process {
 bool enabled();
 // Of a long run the newest ranges and samples are kept, `most` of them.
 void start(size_t most = 400'000);
+// Records nothing more.
+void stop();
 // Writes what was recorded since start() and stops. Throws Error (kStorage) on failure.
 void write(const std::string& path, const std::vector<Process>& beside = {});
 // A sample of a counter track ("device memory").

@@ -210,6 +210,14 @@ std::vector<int32_t> read_windows(const TokenDataset& data, const WindowSampler&
   return tokens;
 }
 
+// However the run ends: what follows it in the process is not traced.
+struct Tracing {
+  Tracing() { trace::start(); }
+  ~Tracing() { trace::stop(); }
+  Tracing(const Tracing&) = delete;
+  Tracing& operator=(const Tracing&) = delete;
+};
+
 // Thrown between the batches of an evaluation that is left.
 struct EvaluationLeft {};
 
@@ -267,8 +275,8 @@ class Loop {
   }
 
  private:
-  void start_trace() const {
-    if (!config_.trace.empty()) trace::start();
+  void start_trace() {
+    if (!config_.trace.empty()) tracing_.emplace();
   }
 
   // `folder`: where the run writes; null: it writes nothing.
@@ -478,6 +486,7 @@ class Loop {
   std::vector<double> op_seconds_;      // of the plan that was written last
   bool evaluated_last_ = false;
   std::exception_ptr checkpoint_error_;
+  std::optional<Tracing> tracing_;
 };
 
 }  // namespace
