@@ -2,14 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <exception>
 
 #include "core/error.h"
 
 namespace hetmem {
 namespace {
 
-constexpr int64_t kPageBytes = kPageElements * 4;
 // Three pages of every list of a chunk, so that one is read while one is stepped and one written.
 constexpr int64_t kRingPages = 15;
 
@@ -49,21 +47,24 @@ PageTransfers::PageTransfers(ChunkManager& chunks, Tier& host)
   }
 }
 
-void PageTransfers::synchronize() {
-  std::exception_ptr error;
+template <typename Look>
+void PageTransfers::look_at_streams(const Look& look) {
   for (DiskStream* stream : {&writes_, &reads_}) {
     try {
-      stream->synchronize();
+      look(*stream);
     } catch (...) {
-      error = std::current_exception();
+      if (!error_) error_ = std::current_exception();
     }
   }
-  if (error) std::rethrow_exception(error);
+  if (error_) std::rethrow_exception(error_);
+}
+
+void PageTransfers::synchronize() {
+  look_at_streams([](DiskStream& stream) { stream.synchronize(); });
 }
 
 void PageTransfers::check() {
-  reads_.check();
-  writes_.check();
+  look_at_streams([](DiskStream& stream) { stream.check(); });
 }
 
 PageTransfers::Staging& PageTransfers::next() {

@@ -8,11 +8,13 @@
 //   pages.step(chunk, host_stream, [&](const PageOfChunk& page) { ... enqueue on host_stream });
 //   pages.synchronize();
 //
-// Enqueues and returns; errors surface at synchronize() and check(). Everything it is given
-// outlives it. Not thread-safe.
+// Enqueues and returns; errors surface at synchronize() and check(), and stay: a step whose pages
+// did not come is not taken back, so that what the disk holds is worth nothing any more. Everything
+// it is given outlives it. Not thread-safe.
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <vector>
 
@@ -38,6 +40,7 @@ class PageTransfers {
   // Reserves the ring in `host`; the chunks have a disk. Throws Error (kDoesNotFit).
   PageTransfers(ChunkManager& chunks, Tier& host);
   static int64_t staging_bytes();
+  static constexpr int64_t kPageBytes = kPageElements * 4;  // of fp32, the largest
 
   // Brings a list of a chunk to the device, on `to_device`.
   void fetch(ChunkList list, int chunk, void* device, Stream& to_device);
@@ -47,9 +50,10 @@ class PageTransfers {
   // page needs has been asked for; what the enqueued work on `host` changes is then written back.
   void step(int chunk, Stream& host, const std::function<void(const PageOfChunk&)>& enqueue);
 
-  // Waits for the disk; rethrows its first error, of reads before writes.
+  // Waits for the disk; throws the first error so far, then and whenever it is called again. A read
+  // of what could not be written is an error, too: that of the write comes first.
   void synchronize();
-  // Throws the first error so far, without waiting.
+  // The same without waiting.
   void check();
   // What was asked of the disk so far, with what it keeps beside payloads.
   int64_t read_bytes() const { return read_bytes_; }
@@ -60,6 +64,8 @@ class PageTransfers {
     char* data = nullptr;
     Event free;  // its last user is done
   };
+  template <typename Look>
+  void look_at_streams(const Look& look);
   Staging& next();
   Staging& read(DiskPage& page);
   void write(DiskPage& page, Staging& from, const Event& ready);
@@ -70,6 +76,7 @@ class PageTransfers {
   size_t next_ = 0;
   int64_t read_bytes_ = 0;
   int64_t written_bytes_ = 0;
+  std::exception_ptr error_;
   DiskStream reads_;  // last: they work on what is above
   DiskStream writes_;
 };

@@ -24,6 +24,7 @@ struct MachineRates {
   int64_t host_memory = 0;
   int64_t disk_memory = 0;
   std::string source = "assumed";  // "measured", "file" or "assumed"
+  bool disk_measured = false;      // as a run does with its own folders
 };
 
 // Of a device of this machine: as measured before, else assumed. With a path, of the file: throws

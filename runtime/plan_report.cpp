@@ -129,11 +129,14 @@ std::string to_text(const PlanReport& plan) {
                         format_byte_size(plan.traffic.disk_write));
   }
   if (plan.fits) {
+    const bool disk_assumed =
+        with_disk && plan.rates.source == "measured" && !plan.rates.disk_measured;
     text += fmt::format(
         "fits. A step takes about {:.2f} s ({:.0f} tokens/s), limited by {}; the lower bound is "
-        "{:.2f} s. Rates are {}.\n",
+        "{:.2f} s. Rates are {}{}.\n",
         plan.step_seconds, static_cast<double>(plan.tokens_per_step) / plan.step_seconds,
-        plan.limited_by, plan.lower_bound_seconds, plan.rates.source);
+        plan.limited_by, plan.lower_bound_seconds, plan.rates.source,
+        disk_assumed ? ", those of the disk assumed" : "");
   } else {
     text += "does not fit.\n";
   }

@@ -1,5 +1,6 @@
 #include "runtime/run_disk.h"
 
+#include <fmt/ranges.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "chunk_manager/page_transfers.h"
+#include "core/byte_size.h"
 #include "core/error.h"
 
 namespace hetmem {
@@ -20,7 +22,6 @@ namespace {
 // All folders together have so many pieces of staging memory in each direction, so that the whole
 // stays below 64 MiB.
 constexpr int kPieces = 16;
-constexpr int64_t kPageBytes = kPageElements * static_cast<int64_t>(sizeof(float));
 
 int folders_of(const TrainConfig& config) {
   return std::max(1, static_cast<int>(config.disk.size()));  // a plan may do without their names
@@ -68,12 +69,25 @@ void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudget
   budgets.disk = config.disk_memory;
   if (budgets.disk == kAutoBytes) {
     budgets.disk = machine.disk_memory > 0 ? machine.disk_memory : free_bytes(config.disk) / 10 * 9;
+    if (budgets.disk == 0) {
+      throw Error(ErrorKind::kStorage,
+                  fmt::format("--disk {}: there is no free space; make some, or "
+                              "name another folder",
+                              fmt::join(config.disk, ",")));
+    }
   }
   if (budgets.disk == 0) return;
   budgets.staging = disk_staging_bytes(config);
+  if (config.host_memory > 0 && config.host_memory < budgets.staging) {
+    throw Error(ErrorKind::kDoesNotFit,
+                fmt::format("--host-memory {} is less than the {} of staging memory that a disk "
+                            "takes; give at least {}, or 0 for those alone",
+                            format_byte_size(config.host_memory), format_byte_size(budgets.staging),
+                            budgets.staging));
+  }
   budgets.host = std::max(budgets.host, budgets.staging);
   // A page of each folder may find no place in what pages before it have left there.
-  budgets.disk_margin = folders_of(config) * DiskTier::stored_bytes(kPageBytes);
+  budgets.disk_margin = folders_of(config) * DiskTier::stored_bytes(PageTransfers::kPageBytes);
 }
 
 std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets& budgets,
@@ -92,23 +106,28 @@ void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
   constexpr size_t kSlots = 12;
   std::vector<DiskSlot> slots;
   for (size_t i = 0; i < kSlots; ++i) {
-    if (disk.tier().budget() - disk.tier().used() < DiskTier::stored_bytes(kPageBytes)) break;
-    slots.push_back(disk.allocate("of a measurement", kPageBytes, MemoryKind::kStaging));
+    try {
+      slots.push_back(
+          disk.allocate("of a measurement", PageTransfers::kPageBytes, MemoryKind::kStaging));
+    } catch (const Error& error) {  // no folder has a page left
+      if (error.kind() != ErrorKind::kDoesNotFit) throw;
+      break;
+    }
   }
   if (slots.empty()) return;
   const auto count = static_cast<int64_t>(slots.size());
-  Buffer memory(host, count * kPageBytes, MemoryKind::kStaging, MemorySpace::kHost);
+  Buffer memory(host, count * PageTransfers::kPageBytes, MemoryKind::kStaging, MemorySpace::kHost);
   memory.populate();
   const auto rate = [&](const auto& start) {
     const auto begin = std::chrono::steady_clock::now();
     std::vector<DiskOperation> under_way;
     for (int64_t i = 0; i < count; ++i) {
-      char* page = static_cast<char*>(memory.data()) + i * kPageBytes;
+      char* page = static_cast<char*>(memory.data()) + i * PageTransfers::kPageBytes;
       under_way.push_back(start(slots[static_cast<size_t>(i)], page));
     }
     for (DiskOperation& operation : under_way) operation.wait();
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-    return static_cast<double>(count * DiskTier::stored_bytes(kPageBytes)) /
+    return static_cast<double>(count * DiskTier::stored_bytes(PageTransfers::kPageBytes)) /
            std::max(taken.count(), 1e-9);
   };
   rates.disk_write =

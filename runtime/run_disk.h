@@ -18,7 +18,8 @@
 namespace hetmem {
 
 // Fills what budgets say of the disk. `auto` is what a described machine has, else 90 % of what is
-// free in the folders. Throws Error (kBadInput) for folders that are not there.
+// free in the folders. Throws Error: kBadInput for folders that are not there, kStorage where none
+// is free, kDoesNotFit for a host budget that has no room for staging.
 void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudgets& budgets);
 
 // Host memory that passing to and from the disk takes.

@@ -322,11 +322,13 @@ void refuse(const RunPlan& plan, const TierBudgets& budgets) {
   // Of one memory that both share the host has what a device of that size leaves.
   const int64_t host =
       budgets.shared > 0 ? std::max<int64_t>(0, budgets.shared - needed) : budgets.host;
-  throw Error(ErrorKind::kDoesNotFit,
-              "the model needs " + format_byte_size(needed) + " (" + std::to_string(needed) +
-                  " bytes) of device memory beside a host budget of " + format_byte_size(host) +
-                  ", the device budget is " + format_byte_size(budgets.device) +
-                  "; the smallest --device-memory that works is " + std::to_string(needed));
+  throw Error(
+      ErrorKind::kDoesNotFit,
+      "the model needs " + format_byte_size(needed) + " (" + std::to_string(needed) +
+          " bytes) of device memory beside a host budget of " + format_byte_size(host) +
+          (budgets.disk > 0 ? " and a disk budget of " + format_byte_size(budgets.disk) : "") +
+          ", the device budget is " + format_byte_size(budgets.device) +
+          "; the smallest --device-memory that works is " + std::to_string(needed));
 }
 
 }  // namespace hetmem

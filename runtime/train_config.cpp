@@ -62,6 +62,9 @@ Option disk_folders(const Head& head) {
       std::string folder;
       while (std::getline(folders, folder, ',')) {
         if (folder.empty()) refuse(name, value, "folders with commas between them");
+        if (std::find(config.disk.begin(), config.disk.end(), folder) != config.disk.end()) {
+          refuse(name, value, "folders, each once");
+        }
         config.disk.push_back(folder);
       }
     }
@@ -255,6 +258,10 @@ void check_together(const TrainConfig& config) {
   }
   if (config.disk_memory == kAutoBytes && config.disk.empty()) {
     throw Error(ErrorKind::kBadInput, "--disk-memory auto needs --disk DIR, which says where");
+  }
+  if (config.encrypt_disk && config.disk_memory == 0) {
+    throw Error(ErrorKind::kBadInput,
+                "--encrypt-disk is for what is on disk; give --disk DIR, or leave it out");
   }
   const std::string& dtype = config.compute_dtype;
   if (dtype != "auto" && dtype != "fp32" && dtype != "bf16") {

@@ -175,7 +175,10 @@ int64_t Trainer::State::most_on_disk() const {
 std::unique_ptr<DiskTier> Trainer::State::make_disk() {
   if (!plan.fits()) refuse(plan, budgets);
   std::unique_ptr<DiskTier> made = open_disk(config, budgets, most_on_disk(), host);
-  if (made && config.machine.empty()) measure_disk(*made, host, rates.copies);
+  if (made && config.machine.empty()) {
+    measure_disk(*made, host, rates.copies);
+    rates.disk_measured = true;
+  }
   return made;
 }
 
@@ -266,6 +269,7 @@ void Trainer::State::watch_drift(double seconds) {
 // Before the state is looked at or changed: steps of the host may be under way.
 void Trainer::State::finish() {
   if (executor) executor->finish();
+  if (pages) pages->check();  // what was lost stays lost
 }
 
 void Trainer::State::check_ids(std::span<const int32_t> ids) const {

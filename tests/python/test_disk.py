@@ -22,12 +22,12 @@ def disk(tmp_path):
 def test_no_bit_depends_on_the_disk(models, data, tmp_path, disk, name):
     flags = RUN | dict(steps=6, eval_data=data, eval_steps=3, save_steps=2)
     whole = train(models[name], data, tmp_path / "whole", **flags)
-    (disk / "a").mkdir()
-    (disk / "b").mkdir()
+    for folder in "abc":
+        (disk / folder).mkdir()
     least = budgets(models[name], 2)[0]
     for i, more in enumerate([dict(disk=disk, host_memory=0),
-                              dict(disk=f"{disk}/a,{disk}/b", disk_memory="64MiB",
-                                   host_memory="63MiB", encrypt_disk="true")]):
+                              dict(disk=f"{disk}/a,{disk}/b,{disk}/c", disk_memory="64MiB",
+                                   host_memory="64MiB", encrypt_disk="true")]):
         out = tmp_path / str(i)
         lines = train(models[name], data, out, device_memory=least, **(flags | more))
         assert values(lines) == values(whole)
@@ -45,7 +45,7 @@ def test_no_bit_depends_on_the_disk(models, data, tmp_path, disk, name):
                       resume_from_checkpoint=out / "checkpoint-4", **(flags | more))
         assert values(again) == values(whole)
         assert bits(out) == bits(tmp_path / "whole")
-    assert sorted(p.name for p in disk.rglob("*")) == ["a", "b"]
+    assert sorted(p.name for p in disk.rglob("*")) == ["a", "b", "c"]
 
 
 def test_a_plan_has_the_disk(models):
@@ -58,6 +58,7 @@ def test_a_plan_has_the_disk(models):
     assert found["traffic"]["disk_read"] > found["traffic"]["disk_write"] > 0
     text = hetmem("plan", "--model", models["gpt2"], *words, "--disk-memory", "1GiB").stdout
     assert "to it, which wears it" in text
+    assert ("Rates are measured" in text) == ("those of the disk assumed" in text)
     without = plan(models["gpt2"], *words, expect=3)
     assert not without["fits"] and without["tiers"]["disk"]["peak"] == 0
     assert found["smallest_device_memory"] < without["smallest_device_memory"]
@@ -67,9 +68,14 @@ def test_disks_that_cannot_be_used(models, data, tmp_path, disk):
     least = budgets(models["gpt2"], 2)[0]
     flags = RUN | dict(steps=2, device_memory=least, host_memory=0, disk=disk)
     out = tmp_path / "o"
-    assert "--device-memory" in train(models["gpt2"], data, out, expect=3, disk_memory="2200000",
-                                      **flags)
-    assert not out.exists() and not list(disk.iterdir())
+    for more, code, words in [
+            (dict(disk_memory="2200000"), 3, ["--device-memory", "disk budget of 2.10 MiB"]),
+            (dict(disk_memory="1GiB", host_memory="1MiB"), 3, ["--host-memory", "staging"]),
+            (dict(disk=f"{disk},{disk}"), 2, ["--disk", "once"]),
+            (dict(disk_memory=0, encrypt_disk="true"), 2, ["--encrypt-disk"])]:
+        said = train(models["gpt2"], data, out, expect=code, **(flags | more))
+        assert all(word in said for word in words), said
+        assert not out.exists() and not list(disk.iterdir())
 
 
 def test_a_run_that_is_killed_leaves_nothing_for_long(models, data, tmp_path, disk):

@@ -203,6 +203,11 @@ TEST(DiskTraining, ADamagedChunkEndsTheRunAndIsNamed) {
     });
     EXPECT_TRUE(contains(text, "chunk ")) << text;
     EXPECT_TRUE(contains(text, "page 0")) << text;
+    // What was lost stays lost: nothing goes on with what the failed step left.
+    EXPECT_EQ(error_of(ErrorKind::kCorrupt, [&] { trainer.step(tokens_of(trainer, 3)); }), text);
+    EXPECT_EQ(error_of(ErrorKind::kCorrupt, [&] { state_of(trainer); }), text);
+    EXPECT_EQ(error_of(ErrorKind::kCorrupt, [&] { trainer.snapshot(); }), text);
+    EXPECT_EQ(error_of(ErrorKind::kCorrupt, [&] { trainer.set_budget(kPlenty, 0); }), text);
   }
 }
 

@@ -60,7 +60,9 @@ TEST(BoundedCurve, KeepsWhatIsSeen) {
   for (int i = 1; i <= 100'000; ++i) {
     const double y = i == 54'322 ? 77 : i == 12'346 ? -66 : std::sin(i * 1e-3);
     curve.add(i, y);
-    if (i == 800) EXPECT_EQ(curve.points().size(), 800u);
+    if (i == 800) {
+      EXPECT_EQ(curve.points().size(), 800u);
+    }
     if (i % 7919 == 0 || (i > 790 && i < 830)) {
       const std::vector<CurvePoint> few = curve.points();
       EXPECT_LE(few.size(), 800u) << i;

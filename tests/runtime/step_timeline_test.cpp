@@ -284,7 +284,9 @@ TEST(StepTimeline, AgreesWithStepsThatOverlap) {
       // What is also on a disk takes as long as the slower of the two.
       const double least = simulation.busy[static_cast<size_t>(l)];
       EXPECT_GE(busy, least * (1 - 1e-9)) << seed;
-      if (plan.disk.peak == 0) EXPECT_NEAR(busy, least, least * 1e-9) << seed;
+      if (plan.disk.peak == 0) {
+        EXPECT_NEAR(busy, least, least * 1e-9) << seed;
+      }
     }
     wrapped += simulation.actions.back().end > simulation.seconds ? 1 : 0;
     early += plan.early.empty() ? 0 : 1;
