@@ -114,9 +114,8 @@ void adamw_8bit_step(Stream& stream, const AdamWStep& step, TensorView weight, T
   if (on_cuda(stream)) {
     return cuda_backend::adamw_8bit_step(stream, step, weight, gradient, m, v, low);
   }
-  enqueue(stream, "adamw_8bit_step", [=](ThreadPool& pool) {
-    cpu::adamw_8bit_step(pool, step, weight, gradient, m, v, low);
-  });
+  enqueue(stream, "adamw_8bit_step",
+          [=](ThreadPool& pool) { cpu::adamw_8bit_step(pool, step, weight, gradient, m, v, low); });
 }
 
 void sgd_step(Stream& stream, const SgdStep& step, TensorView weight, TensorView gradient,

@@ -1,8 +1,9 @@
 #include "runtime/report_assets.h"
 
 namespace hetmem {
+namespace {
 
-const std::string_view kReportStyle = R"css(
+constexpr std::string_view kStyle = R"css(
 :root {
   color-scheme: light dark;
   --page: #f4f5f7; --card: #ffffff; --text: #1c2128; --muted: #5c6672; --grid: #e4e7eb;
@@ -110,7 +111,7 @@ footer { max-width: 1160px; margin: 26px auto 34px; padding: 0 20px; color: var(
   font-size: 13px; }
 )css";
 
-const std::string_view kReportScript = R"js(
+constexpr std::string_view kScript = R"js(
 "use strict";
 const inUnit = {
   bytes: (v) => {
@@ -183,5 +184,10 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   });
 }
 )js";
+
+}  // namespace
+
+std::string_view report_style() { return kStyle; }
+std::string_view report_script() { return kScript; }
 
 }  // namespace hetmem

@@ -6,7 +6,7 @@
 
 namespace hetmem {
 
-extern const std::string_view kReportStyle;
-extern const std::string_view kReportScript;
+std::string_view report_style();
+std::string_view report_script();
 
 }  // namespace hetmem

@@ -371,9 +371,9 @@ std::string to_html(const RunReport& report) {
       "<title>{0} - hetmem</title>\n<style>{1}</style>\n</head>\n<body>\n"
       "<header>\n<h1>{0}</h1>\n<p><span class=\"outcome{2}\">{3}</span> <span class=\"muted\">"
       "&middot; {4} &middot; {5:.1f} M parameters &middot; {6} tokens a step</span></p>\n",
-      escape_html(title), kReportStyle, report.failed ? " failed" : "", escape_html(report.outcome),
-      escape_html(report.out), static_cast<double>(report.planned.parameters) * 1e-6,
-      report.planned.tokens_per_step);
+      escape_html(title), report_style(), report.failed ? " failed" : "",
+      escape_html(report.outcome), escape_html(report.out),
+      static_cast<double>(report.planned.parameters) * 1e-6, report.planned.tokens_per_step);
   html += tiles(report) + "</header>\n<main>\n";
   html += curves(report.metrics) + memory_section(report) + lane_section(report) +
           comparison_section(report) + setting_section(report);
@@ -381,7 +381,7 @@ std::string to_html(const RunReport& report) {
                     "</main>\n<footer>hetmem. The numbers behind this page: metrics.jsonl, "
                     "plan.json, access_trace.json.</footer>\n<script>{}</script>\n</body>\n"
                     "</html>\n",
-                    kReportScript);
+                    report_script());
 }
 
 trace::Process to_trace(const PlannedTimeline& step) {

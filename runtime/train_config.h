@@ -28,12 +28,12 @@ struct TrainConfig {
   std::string out;  // empty: runs/<time>
   bool overwrite_output_dir = false;
   bool tensorboard = false;
+  bool encrypt_disk = false;
   std::string device = "auto";
   int64_t device_memory = kAutoBytes;
   int64_t host_memory = kAutoBytes;
   std::vector<std::string> disk;  // folders
   int64_t disk_memory = 0;
-  bool encrypt_disk = false;
   int64_t batch_size = 4;
   int64_t sequence_length = 0;  // 0: min(1024, the model's positions)
   int64_t gradient_accumulation_steps = 1;
