@@ -125,9 +125,10 @@ bool ChunkManager::has_room(int chunk, const HomeChoice& choice) const {
   return disk == 0 || disk <= tiers_.disk->tier().budget() - tiers_.disk->tier().used();
 }
 
-// State that nobody has written is zero, as it is in memory.
+// Moments that nobody has written are zero, as they are in memory. Weights are written before a
+// step needs them; until then their pages are zero to whoever opens one.
 void ChunkManager::clear_pages(ChunkHome& home) {
-  for (const ChunkList list : kStateLists) {
+  for (const ChunkList list : {ChunkList::kFirstMoment, ChunkList::kSecondMoment}) {
     for (DiskPage& page : home.pages(list)) page_.clear(page);
   }
 }

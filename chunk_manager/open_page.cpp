@@ -22,11 +22,11 @@ void visit_pages(std::vector<DiskPage>& pages, int64_t first, int64_t count, con
 
 }  // namespace
 
-std::byte* OpenPage::open(DiskPage& page) {
+std::byte* OpenPage::open(DiskPage& page, bool overwrite) {
   if (page_ != &page) {
     flush();
     data_.resize(static_cast<size_t>(page.slot.bytes()));
-    if (page.generation < 0) {
+    if (page.generation < 0 || overwrite) {
       std::fill(data_.begin(), data_.end(), std::byte{});
     } else {
       disk_->read(page.slot, data_.data(), page.generation).wait();
@@ -63,7 +63,8 @@ void OpenPage::write(std::vector<DiskPage>& pages, DType dtype, int64_t first, i
                      const void* from) {
   const auto* in = static_cast<const std::byte*>(from);
   visit_pages(pages, first, count, [&](DiskPage& page, int64_t in_page, int64_t done, int64_t now) {
-    std::memcpy(open(page) + list_bytes(dtype, in_page), in + list_bytes(dtype, done),
+    std::byte* to = open(page, now == page.count);
+    std::memcpy(to + list_bytes(dtype, in_page), in + list_bytes(dtype, done),
                 static_cast<size_t>(list_bytes(dtype, now)));
     changed_ = true;
   });

@@ -28,7 +28,8 @@ class OpenPage {
   void discard() { page_ = nullptr; }
 
  private:
-  std::byte* open(DiskPage& page);
+  // Reads the page, unless `overwrite`: all of it is written next.
+  std::byte* open(DiskPage& page, bool overwrite = false);
 
   DiskTier* disk_;
   std::vector<std::byte> data_;

@@ -74,6 +74,7 @@ PageTransfers::Staging& PageTransfers::next() {
 }
 
 PageTransfers::Staging& PageTransfers::read(DiskPage& page) {
+  HETMEM_ASSERT(page.generation >= 0);
   Staging& staging = next();
   reads_.wait(staging.free);
   reads_.wait(page.busy);
