@@ -221,11 +221,16 @@ TEST(DeepSpeedConfig, PrecisionAndOffload) {
   expect_refused(R"({"zero_optimization": {"stage": 4}})", {"zero_optimization.stage", "4"});
   for (const char* section : {"offload_param", "offload_optimizer"}) {
     const std::string begin = R"({"zero_optimization": {"stage": 3, ")" + std::string(section);
-    expect_refused(begin + R"(": {"device": "nvme", "nvme_path": "/nvme"}}})",
-                   {section, "nvme", "not in this version"});
+    EXPECT_EQ(mapped(begin + R"(": {"device": "nvme", "nvme_path": "/nvme"}}})"),
+              (Options{{"disk", "/nvme"}}));
+    expect_refused(begin + R"(": {"device": "nvme"}}})", {section, "nvme_path", "absent"});
     expect_refused(begin + R"(": {"device": "tpu"}}})", {section, "tpu", "cpu"});
     expect_refused(begin + R"(": {"device": 3}}})", {section, "3", "text"});
   }
+  EXPECT_EQ(mapped(R"({"zero_optimization": {
+      "offload_param": {"device": "nvme", "nvme_path": "/a"},
+      "offload_optimizer": {"device": "nvme", "nvme_path": "/b"}}})"),
+            (Options{{"disk", "/a,/b"}}));
   EXPECT_NE(notes(R"({"zero_optimization": {"stage": 2, "cpu_offload": true}})")[0].find(
                 "optimizer on cpu"),
             std::string::npos);
