@@ -24,6 +24,7 @@ build: packages
 bench: build
 	@scripts/install_packages.sh fio
 	@scripts/make_venv.sh test
+	@scripts/make_venv.sh bench
 	@.venv/bin/python benchmarks/run.py
 	@.venv/bin/python benchmarks/memory.py
 

@@ -1,5 +1,5 @@
-"""hetmem beside PyTorch on this machine: whole steps, memory, the optimizer, start-up; its tokenizer
-beside Hugging Face's, its disk tier beside fio. Both sides run in turns, the best of several counts; the result goes to
+"""hetmem beside PyTorch on this machine: whole steps, memory, the optimizer (beside DeepSpeed's, too),
+start-up; its tokenizer beside Hugging Face's, its disk tier beside fio. Both sides run in turns, the best of several counts; the result goes to
 benchmarks/results/ as JSON.
 
     .venv/bin/python benchmarks/run.py [--rounds N] [--out FILE] [--only PART...]
@@ -160,10 +160,11 @@ def bench_bound(rounds):
 
 def bench_adam(rounds):
     results, parameters = [], 100_000_000
-    ours, torch = [], []
+    ours, torch, deepspeed = [], [], []
     for _ in range(rounds):
         ours.append(bench("adam", "--repeats", 5)["results"])
         torch.append(torch_side("adam", parameters, 5, THREADS)[0]["seconds"])
+        deepspeed.append(torch_side("deepspeed-adam", parameters, 5, THREADS)[0]["seconds"])
     for form in zip(*ours):
         best = max(form, key=lambda entry: entry["ratio"])
         results.append(result_of(best["name"], best["value"], best["unit"], best["reference"],
@@ -171,6 +172,9 @@ def bench_adam(rounds):
         seconds = min(entry["parameters"]["seconds"] for entry in form)
         results.append(result_of(best["name"] + " step", seconds, "s", "PyTorch fused", min(torch),
                                  min(torch) / seconds, {"parameters": parameters}))
+        results.append(result_of(best["name"] + " beside DeepSpeed", seconds, "s",
+                                 "DeepSpeedCPUAdam", min(deepspeed), min(deepspeed) / seconds,
+                                 {"parameters": parameters}))
     return results
 
 

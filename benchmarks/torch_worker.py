@@ -64,6 +64,18 @@ def adam(parameters, steps, threads):
     return {"seconds": best_of(steps, optimizer.step)}
 
 
+def deepspeed_adam(parameters, steps, threads):
+    """DeepSpeed's CPUAdam, which it compiles for this processor at its first use."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    torch.set_num_threads(threads)
+    weight = torch.nn.Parameter(torch.full((parameters,), 0.001))
+    weight.grad = torch.full((parameters,), 0.002)
+    optimizer = DeepSpeedCPUAdam([weight], lr=1e-5)
+    optimizer.step()
+    return {"seconds": best_of(steps, optimizer.step)}
+
+
 def gemm(threads):
     torch.set_num_threads(threads)
     seconds = []
@@ -83,6 +95,8 @@ def main(words):
         return step(folder, tokens, int(batch), int(length), int(steps), mode, int(threads))
     if words[0] == "adam":
         return adam(*map(int, words[1:]))
+    if words[0] == "deepspeed-adam":
+        return deepspeed_adam(*map(int, words[1:]))
     return gemm(int(words[1]))
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# make_venv.sh demo|test|docs: the virtual environment .venv with the Python packages that the demo,
-# the tests or the pages need. Says what it installs; does nothing where all is there.
+# make_venv.sh demo|test|docs|bench: the virtual environment .venv with the Python packages that the
+# demo, the tests, the pages or the benchmarks need. Says what it installs; does nothing where all is there.
 set -eu
 cd "$(dirname "$0")/.."
 requirements="scripts/requirements-$1.txt"
