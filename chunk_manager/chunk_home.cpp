@@ -110,9 +110,10 @@ BytesByKind ChunkHome::memory_bytes(const ChunkShape& shape, const MomentLists& 
 }
 
 int64_t ChunkHome::disk_bytes(const ChunkShape& shape, const MomentLists& moments,
-                              const HomeChoice& choice) {
+                              const HomeChoice& choice, const HomeChoice& before) {
   int64_t bytes = 0;
   for_each_list(shape, moments, choice, [&](ChunkList list, bool on_disk) {
+    if (is_on_disk(before, list)) return;
     for (int64_t first = 0; on_disk && first < shape.elements; first += kPageElements) {
       const int64_t count = std::min(kPageElements, shape.elements - first);
       bytes += DiskTier::stored_bytes(list_bytes(dtype_of(shape, moments, list), count));
@@ -122,7 +123,7 @@ int64_t ChunkHome::disk_bytes(const ChunkShape& shape, const MomentLists& moment
 }
 
 ChunkHome::ChunkHome(const ChunkShape& shape, int chunk, const MomentLists& moments,
-                     const HomeChoice& choice, const HomeTiers& tiers)
+                     const HomeChoice& choice, const HomeTiers& tiers, const HomeChoice& before)
     : shape_(shape), moments_(moments), choice_(choice) {
   const BytesByKind bytes = memory_bytes(shape, moments, choice);
   state_bytes_ = bytes;
@@ -140,6 +141,7 @@ ChunkHome::ChunkHome(const ChunkShape& shape, int chunk, const MomentLists& mome
       return;
     }
     HETMEM_ASSERT(tiers.disk != nullptr);
+    if (is_on_disk(before, list)) return;
     for (int64_t first = 0; first < shape.elements; first += kPageElements) {
       DiskPage page;
       page.first = first;
@@ -150,6 +152,14 @@ ChunkHome::ChunkHome(const ChunkShape& shape, int chunk, const MomentLists& mome
       pages(list).push_back(std::move(page));
     }
   });
+}
+
+void ChunkHome::take_pages(ChunkHome& before) {
+  for (const ChunkList list : kAllLists) {
+    if (is_on_disk(choice_, list) && before.on_disk(list)) {
+      pages(list) = std::move(before.pages(list));
+    }
+  }
 }
 
 bool ChunkHome::has(ChunkList list) const {

@@ -53,16 +53,20 @@ struct HomeTiers {
 class ChunkHome {
  public:
   ChunkHome() = default;
-  // Reserves all of it. `moments`: what the optimizer keeps. What is on disk has no contents yet.
-  // Throws Error (kDoesNotFit).
+  // Reserves all of it, but for lists that are on disk `before`, too: their pages are for
+  // take_pages(). `moments`: what the optimizer keeps. What is on disk has no contents yet. Throws
+  // Error (kDoesNotFit).
   ChunkHome(const ChunkShape& shape, int chunk, const MomentLists& moments,
-            const HomeChoice& choice, const HomeTiers& tiers);
+            const HomeChoice& choice, const HomeTiers& tiers, const HomeChoice& before = {});
+  // From the home before.
+  void take_pages(ChunkHome& before);
 
-  // What it would take of a tier, on disk with what a slot takes beside its payload.
+  // What it would take of a tier, on disk with what a slot takes beside its payload and without
+  // lists that are there `before`.
   static BytesByKind memory_bytes(const ChunkShape& shape, const MomentLists& moments,
                                   const HomeChoice& choice);
   static int64_t disk_bytes(const ChunkShape& shape, const MomentLists& moments,
-                            const HomeChoice& choice);
+                            const HomeChoice& choice, const HomeChoice& before = {});
 
   const HomeChoice& choice() const { return choice_; }
   bool has(ChunkList list) const;

@@ -121,7 +121,7 @@ bool ChunkManager::has_room(int chunk, const HomeChoice& choice) const {
       memory.budget() - memory.used()) {
     return false;
   }
-  const int64_t disk = ChunkHome::disk_bytes(shape(chunk), moments_, choice);
+  const int64_t disk = ChunkHome::disk_bytes(shape(chunk), moments_, choice, home(chunk).choice());
   return disk == 0 || disk <= tiers_.disk->tier().budget() - tiers_.disk->tier().used();
 }
 
@@ -139,16 +139,17 @@ void ChunkManager::move(int chunk, const HomeChoice& choice) {
                                           std::to_string(pins(chunk)) + " users and cannot move");
   }
   ChunkHome& from = homes_[static_cast<size_t>(chunk)];
-  ChunkHome to(shape(chunk), chunk, moments_, choice, tiers_);
+  ChunkHome to(shape(chunk), chunk, moments_, choice, tiers_, from.choice());
   try {
-    for (const ChunkList list : kStateLists) {
-      if (from.has(list)) copy_list(list, chunk, from, to);
+    for (const ChunkList list : kStateLists) {  // those that stay on disk have no place yet
+      if (from.has(list) && to.has(list)) copy_list(list, chunk, from, to);
     }
     page_.flush();
   } catch (...) {
     page_.discard();  // it may be of the home that goes away
     throw;
   }
+  to.take_pages(from);
   from = std::move(to);
 }
 

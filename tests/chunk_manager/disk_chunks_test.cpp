@@ -117,6 +117,24 @@ TEST(DiskChunks, MoveWhereNoMemoryHasRoom) {
   exchange(true);
 }
 
+// A move takes no second place for lists that stay on disk: their pages stay what they are.
+TEST(DiskChunks, PagesThatStayOnDiskStayWhereTheyAre) {
+  DiskMachine on;
+  Machine& machine = on.machine;
+  machine.chunks.place(machine.all(false), on.everywhere({true, false, true}));
+  machine.fill();
+  const auto page = [&] {
+    const DiskPage& first = machine.chunks.pages(ChunkList::kSecondMoment, 0).front();
+    return std::pair{first.slot.offset(), first.generation};
+  };
+  const auto before = page();
+  const int64_t free = on.disk.tier().budget() - on.disk.tier().used();
+  const Reservation rest = on.disk.tier().reserve(free, MemoryKind::kWorkspace);
+  machine.chunks.place(machine.all(false), on.everywhere({false, false, true}));
+  EXPECT_EQ(page(), before);
+  machine.expect_whole();
+}
+
 TEST(DiskChunks, ADiskWithoutRoomLeavesChunksWhole) {
   DiskMachine on(int64_t{1} << 16);
   Machine& machine = on.machine;
