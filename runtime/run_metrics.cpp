@@ -8,7 +8,7 @@
 namespace hetmem {
 namespace {
 
-constexpr double kNoValue = std::numeric_limits<double>::quiet_NaN();
+constexpr double kNotANumber = std::numeric_limits<double>::quiet_NaN();
 
 double number(const Json& json, const char* key, double otherwise = 0) {
   const auto found = json.find(key);
@@ -41,7 +41,7 @@ void RunMetrics::add(const std::string& text) {
   const Json line = Json::parse(text, nullptr, false);
   if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) return;
   if (line.contains("eval_loss")) {
-    evaluation_loss.add(number(line, "step"), number(line, "eval_loss", kNoValue));
+    evaluation_loss.add(number(line, "step"), number(line, "eval_loss", kNotANumber));
   } else {
     add(step_of(line));
   }
@@ -54,7 +54,7 @@ void RunMetrics::add(const StepMetrics& step) {
   learning_rate.add(x, step.learning_rate);
   tokens_per_second.add(x, step.tokens_per_second);
   const double share = step.fraction_of_bound;
-  bound.add(x, share > 0 ? step.tokens_per_second / share : kNoValue);
+  bound.add(x, share > 0 ? step.tokens_per_second / share : kNotANumber);
   ++steps;
   if (recent.size() == kRecentSteps) recent.erase(recent.begin());
   recent.push_back(step);

@@ -240,9 +240,11 @@ def test_lanes_of_a_step(page):
     lanes = [t["text"] for t in page.all("text", within="chart-lanes", style="lane")]
     assert lanes == LANES
     titles = [t["text"] for t in page.all("title", within="chart-lanes")]
-    for what in ("fetch weights of chunk", "send gradient of chunk", "optimizer step of chunk",
-                 "linear model.layers.0"):
+    for what in ("fetch weights of chunk", "send gradient of chunk", "optimizer step of chunk"):
         assert any(what in title for title in titles), what
+    # How wide ops are beside the disk's transfers depends on its speed.
+    assert any("model.layers." in title or "head_loss" in title or "short ones" in title
+               for title in titles)
     tracks = {float(e["attributes"]["y"]): e["attributes"]
               for e in page.all("rect", within="chart-lanes", style="track")}
     assert len(tracks) == len(LANES)
@@ -253,8 +255,13 @@ def test_lanes_of_a_step(page):
         edge = float(track["x"]) + float(track["width"])
         assert float(track["x"]) - 0.1 <= left < right <= edge + 1
         filled.add((sorted(tracks).index(float(at["y"])), at["class"]))
-    assert filled >= {(0, "forward"), (0, "backward"), (0, "head"), (1, "weights"),
-                      (2, "gradients"), (3, "optimizer"), (4, "optimizer"), (5, "gradients")}
+    # Neighbours that are too narrow become one, in the style of most of it: which do depends on how
+    # fast the disk is.
+    assert {lane for lane, kind in filled if kind != "track"} == set(range(len(LANES)))
+    kinds = {"track", "forward", "backward", "head", "norm", "weights", "gradients", "optimizer",
+             "tokens"}
+    assert {kind for _, kind in filled} <= kinds
+    assert {kind for lane, kind in filled if lane == 3} == {"track", "optimizer"}
 
 
 def test_the_trace_has_the_lanes_and_a_counter_a_tier(run, page, plan):
