@@ -14,8 +14,11 @@ test: packages
 	cd build && ctest --output-on-failure -j $(JOBS)
 	$(PYTEST) -m "not slow" tests/python
 
+# With a browser, in which the run report is looked at; without one those tests are skipped.
 test-slow: test
+	@scripts/install_packages.sh chromium-headless-shell
 	$(PYTEST) -m slow tests/python
+	$(PYTEST) tests/python/test_report.py
 
 build: packages
 	@cmake --preset cpu $(shell command -v ccache >/dev/null && echo -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
