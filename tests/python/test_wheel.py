@@ -14,6 +14,9 @@ import numpy
 import pytest
 from conftest import BINARY, ROOT, metrics, train
 
+# It is compiled anew, which takes minutes.
+pytestmark = pytest.mark.slow
+
 RUN = dict(batch_size=2, sequence_length=33, learning_rate=1e-3, steps=3)
 # What every Linux of the wheel's age has (PEP 600), and nothing else.
 ASSUMED = re.compile(r"ld-linux-x86-64\.so\.2|lib(c|m|dl|rt|pthread|gcc_s|stdc\+\+)\.so\.\d")
@@ -130,7 +133,6 @@ assert not {"torch", "tqdm"} & set(sys.modules)
     assert run(environment / "hetmem", "--version", env=env) == run(BINARY, "--version")
 
 
-@pytest.mark.slow
 def test_the_source_archive_builds_the_same_wheel(wheel, tmp_path):
     run(sys.executable, "-c", "import sys, scikit_build_core.build as b; b.build_sdist(sys.argv[1])",
         tmp_path, cwd=ROOT)
@@ -143,7 +145,6 @@ def test_the_source_archive_builds_the_same_wheel(wheel, tmp_path):
     assert contents(again) == contents(wheel)
 
 
-@pytest.mark.slow
 def test_pytorch_in_the_process_changes_no_bit(wheel, models, data, tmp_path):
     """Its own OpenMP and oneDNN are another's, whichever comes first."""
     want = [line["loss"] for line in train(models["llama"], data, tmp_path / "cli", **RUN)]
