@@ -8,9 +8,6 @@
 namespace hetmem {
 namespace {
 
-constexpr std::array kAllLists{ChunkList::kWeights, ChunkList::kLow, ChunkList::kFirstMoment,
-                               ChunkList::kSecondMoment, ChunkList::kGradient};
-
 const char* name_of(ChunkList list) {
   switch (list) {
     case ChunkList::kWeights:
@@ -86,18 +83,32 @@ int64_t bytes_of(const ChunkShape& shape, const MomentLists& moments, ChunkList 
 template <typename Visit>
 void for_each_list(const ChunkShape& shape, const MomentLists& moments, const HomeChoice& choice,
                    const Visit& visit) {
-  for (const ChunkList list : kAllLists) {
+  const auto look_at = [&](ChunkList list) {
     if (has_list(shape, moments, choice.on_device, list)) visit(list, is_on_disk(choice, list));
+  };
+  for (const ChunkList list : kListsOfState) look_at(list);
+  look_at(ChunkList::kGradient);
+}
+
+// Calls visit(first element, elements) for each page of a list of a chunk.
+template <typename Visit>
+void for_each_page(const ChunkShape& shape, const Visit& visit) {
+  for (int64_t first = 0; first < shape.elements; first += kPageElements) {
+    visit(first, std::min(kPageElements, shape.elements - first));
   }
+}
+
+// Of a view of so many elements of a list: of records it is their bytes.
+Shape shape_of(DType dtype, int64_t elements) {
+  return Shape{dtype == DType::kUint8 ? list_bytes(dtype, elements) : elements};
 }
 
 }  // namespace
 
 TensorView part_of_list(const TensorView& list, int64_t first, int64_t count) {
   if (list.data == nullptr) return list;
-  const bool records = list.dtype == DType::kUint8;
   return {static_cast<char*>(list.data) + list_bytes(list.dtype, first), list.dtype,
-          Shape{records ? list_bytes(list.dtype, count) : count}, list.space};
+          shape_of(list.dtype, count), list.space};
 }
 
 BytesByKind ChunkHome::memory_bytes(const ChunkShape& shape, const MomentLists& moments,
@@ -113,11 +124,10 @@ int64_t ChunkHome::disk_bytes(const ChunkShape& shape, const MomentLists& moment
                               const HomeChoice& choice, const HomeChoice& before) {
   int64_t bytes = 0;
   for_each_list(shape, moments, choice, [&](ChunkList list, bool on_disk) {
-    if (is_on_disk(before, list)) return;
-    for (int64_t first = 0; on_disk && first < shape.elements; first += kPageElements) {
-      const int64_t count = std::min(kPageElements, shape.elements - first);
+    if (!on_disk || is_on_disk(before, list)) return;
+    for_each_page(shape, [&](int64_t /*first*/, int64_t count) {
       bytes += DiskTier::stored_bytes(list_bytes(dtype_of(shape, moments, list), count));
-    }
+    });
   });
   return bytes;
 }
@@ -142,24 +152,22 @@ ChunkHome::ChunkHome(const ChunkShape& shape, int chunk, const MomentLists& mome
     }
     HETMEM_ASSERT(tiers.disk != nullptr);
     if (is_on_disk(before, list)) return;
-    for (int64_t first = 0; first < shape.elements; first += kPageElements) {
+    for_each_page(shape, [&](int64_t first, int64_t count) {
       DiskPage page;
       page.first = first;
-      page.count = std::min(kPageElements, shape.elements - first);
+      page.count = count;
       page.slot = tiers.disk->allocate(std::to_string(chunk) + " (" + name_of(list) + ", page " +
                                            std::to_string(first / kPageElements) + ")",
-                                       list_bytes(dtype(list), page.count), kind_of(list));
+                                       list_bytes(dtype(list), count), kind_of(list));
       pages(list).push_back(std::move(page));
-    }
+    });
   });
 }
 
 void ChunkHome::take_pages(ChunkHome& before) {
-  for (const ChunkList list : kAllLists) {
-    if (is_on_disk(choice_, list) && before.on_disk(list)) {
-      pages(list) = std::move(before.pages(list));
-    }
-  }
+  for_each_list(shape_, moments_, choice_, [&](ChunkList list, bool on_disk) {
+    if (on_disk && before.on_disk(list)) pages(list) = std::move(before.pages(list));
+  });
 }
 
 bool ChunkHome::has(ChunkList list) const {
@@ -180,10 +188,7 @@ TensorView ChunkHome::twin(ChunkList list) const {
 TensorView ChunkHome::view(const Buffer& buffer, ChunkList list) const {
   const int64_t offset = offsets_[static_cast<size_t>(list)];
   HETMEM_ASSERT(offset >= 0);
-  const DType of = dtype(list);
-  const bool records = of == DType::kUint8;
-  return buffer.view(offset, of,
-                     Shape{records ? list_bytes(of, shape_.elements) : shape_.elements});
+  return buffer.view(offset, dtype(list), shape_of(dtype(list), shape_.elements));
 }
 
 void ChunkHome::make_twin(Tier& host) {

@@ -19,6 +19,9 @@ namespace hetmem {
 
 enum class ChunkList : uint8_t { kWeights, kFirstMoment, kSecondMoment, kLow, kGradient };
 constexpr size_t kChunkLists = 5;
+// All but gradients, in the order in which they are in memory.
+inline constexpr std::array kListsOfState{ChunkList::kWeights, ChunkList::kLow,
+                                          ChunkList::kFirstMoment, ChunkList::kSecondMoment};
 
 // Elements [first, first + count) of a list; of moments in 8 bits (kUint8) `first` begins a record,
 // and the view is of all bytes of the records.

@@ -1,7 +1,6 @@
 #include "chunk_manager/chunk_manager.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <utility>
 
@@ -10,12 +9,6 @@
 #include "core/split_master.h"
 
 namespace hetmem {
-namespace {
-
-constexpr std::array kStateLists{ChunkList::kWeights, ChunkList::kLow, ChunkList::kFirstMoment,
-                                 ChunkList::kSecondMoment};
-
-}  // namespace
 
 ChunkPin::ChunkPin(ChunkPin&& other) noexcept
     : manager_(std::exchange(other.manager_, nullptr)), chunk_(other.chunk_) {}
@@ -141,7 +134,7 @@ void ChunkManager::move(int chunk, const HomeChoice& choice) {
   ChunkHome& from = homes_[static_cast<size_t>(chunk)];
   ChunkHome to(shape(chunk), chunk, moments_, choice, tiers_, from.choice());
   try {
-    for (const ChunkList list : kStateLists) {  // those that stay on disk have no place yet
+    for (const ChunkList list : kListsOfState) {  // those that stay on disk have no place yet
       if (from.has(list) && to.has(list)) copy_list(list, chunk, from, to);
     }
     page_.flush();

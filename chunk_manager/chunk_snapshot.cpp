@@ -29,8 +29,7 @@ ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& t
     const ChunkShape& shape = chunks.layout().chunks[static_cast<size_t>(c)];
     const int lists = chunks.lists(c);
     State& state = states_.emplace_back();
-    for (const ChunkList list : {ChunkList::kWeights, ChunkList::kLow, ChunkList::kFirstMoment,
-                                 ChunkList::kSecondMoment}) {
+    for (const ChunkList list : kListsOfState) {
       const bool in_memory = chunks.has(list, c) && !chunks.on_disk(list, c);
       if (in_memory) state.lists.at(static_cast<size_t>(list)) = chunks.whole(list, c);
     }
