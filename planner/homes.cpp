@@ -76,36 +76,44 @@ Homes homes_at(const AccessTrace& trace, const std::vector<bool>& resident,
   homes.chunks = places;
   homes.chunks.resize(trace.chunks.size());
   for (size_t c = 0; c < trace.chunks.size(); ++c) {
-    const TraceChunk& chunk = trace.chunks[c];
-    const ChunkPlaces& at = homes.chunks[c];
     if (resident[c]) continue;
-    const auto add = [&](bool disk, int64_t bytes, int64_t trailers) {
-      (disk ? homes.disk_bytes : homes.host_bytes) += disk ? bytes + trailers : bytes;
-    };
-    add(at.weights_on_disk, chunk.weight_bytes, chunk.weight_trailers);
-    add(at.optimizer_on_disk, chunk.optimizer_bytes, chunk.optimizer_trailers);
-    add(at.gradient_on_disk, chunk.gradient_bytes, chunk.gradient_trailers);
+    for (const HomePart& part : parts_of(trace.chunks[c], homes.chunks[c])) {
+      (part.on_disk ? homes.disk_bytes : homes.host_bytes) += part.bytes;
+    }
   }
   return homes;
 }
 
+std::array<HomePart, 3> parts_of(const TraceChunk& chunk, const ChunkPlaces& places) {
+  const auto part = [](MemoryKind kind, bool on_disk, int64_t bytes, int64_t trailers) {
+    return HomePart{kind, on_disk, on_disk ? bytes + trailers : bytes};
+  };
+  return {
+      part(MemoryKind::kWeights, places.weights_on_disk, chunk.weight_bytes, chunk.weight_trailers),
+      part(MemoryKind::kOptimizer, places.optimizer_on_disk, chunk.optimizer_bytes,
+           chunk.optimizer_trailers),
+      part(MemoryKind::kGradients, places.gradient_on_disk, chunk.gradient_bytes,
+           chunk.gradient_trailers)};
+}
+
 DiskUse fetch_use(const TraceChunk& chunk, const ChunkPlaces& places, bool weights) {
-  if (weights && places.weights_on_disk) return {chunk.weight_bytes + chunk.weight_trailers, 0};
-  if (weights || !places.gradient_on_disk) return {};
-  return {chunk.gradient_bytes + chunk.gradient_trailers, 0};
+  const auto [of_weights, optimizer, gradient] = parts_of(chunk, places);
+  const HomePart& part = weights ? of_weights : gradient;
+  return {part.on_disk ? part.bytes : 0, 0};
 }
 
 DiskUse send_use(const TraceChunk& chunk, const ChunkPlaces& places) {
-  if (!places.gradient_on_disk) return {};
-  return {0, chunk.gradient_bytes + chunk.gradient_trailers};
+  const HomePart gradient = parts_of(chunk, places).back();
+  return {0, gradient.on_disk ? gradient.bytes : 0};
 }
 
 DiskUse step_use(const TraceChunk& chunk, const ChunkPlaces& places) {
   DiskUse use;
-  if (places.weights_on_disk) use.read += chunk.weight_bytes + chunk.weight_trailers;
-  if (places.optimizer_on_disk) use.read += chunk.optimizer_bytes + chunk.optimizer_trailers;
-  use.written = use.read;
-  if (places.gradient_on_disk) use.read += chunk.gradient_bytes + chunk.gradient_trailers;
+  for (const HomePart& part : parts_of(chunk, places)) {
+    if (!part.on_disk) continue;
+    use.read += part.bytes;
+    if (part.kind != MemoryKind::kGradients) use.written += part.bytes;
+  }
   return use;
 }
 

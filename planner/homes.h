@@ -4,9 +4,11 @@
 // and gradients. The rest is on disk. Part of make_plan(). Pure.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
+#include "core/memory_kind.h"
 #include "planner/access_trace.h"
 
 namespace hetmem {
@@ -19,6 +21,15 @@ struct ChunkPlaces {
   bool any_on_disk() const { return weights_on_disk || gradient_on_disk || optimizer_on_disk; }
   bool operator==(const ChunkPlaces&) const = default;
 };
+
+// What a chunk that does not stay on the device has below it, part by part.
+struct HomePart {
+  MemoryKind kind = MemoryKind::kWeights;
+  bool on_disk = false;
+  int64_t bytes = 0;  // on disk with trailers
+};
+// Weights, optimizer state, gradient.
+std::array<HomePart, 3> parts_of(const TraceChunk& chunk, const ChunkPlaces& places);
 
 struct Homes {
   std::vector<ChunkPlaces> chunks;

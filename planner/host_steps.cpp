@@ -16,7 +16,7 @@ std::vector<bool> allowed_early(const AccessTrace& trace, const HostTimes& times
   std::vector<size_t> latest;
   for (size_t c = 0; c < trace.chunks.size(); ++c) {
     // What is on disk is written over where it is: it has no spare place.
-    const bool on_disk = !plan.places.empty() && plan.places[c].any_on_disk();
+    const bool on_disk = plan.places_of(c).any_on_disk();
     if (on_host(trace, plan, c) && !on_disk && times.arrival[c] < times.norm) latest.push_back(c);
   }
   std::stable_sort(latest.begin(), latest.end(),

@@ -48,13 +48,6 @@ constexpr int kMostImprovingTries = 1000;
 constexpr double kGrowingWork = 2e7;
 constexpr double kMostGrown = 40;
 
-int64_t staging_of(const TierBudgets& budgets) { return budgets.disk > 0 ? budgets.staging : 0; }
-
-// What the host has for chunks.
-int64_t room_of_host(const TierBudgets& budgets) {
-  return std::max<int64_t>(0, budgets.host - staging_of(budgets));
-}
-
 // Small chunks that are needed all the time stay first, then those of the first ops: their
 // gradients come last and their weights are needed first.
 std::vector<size_t> order_of_staying(const AccessTrace& trace) {
@@ -293,7 +286,7 @@ class Search {
   // Where the host has no room for what does not stay; empty: it has.
   std::vector<ChunkPlaces> places_of(const std::vector<bool>& resident) const {
     if (options_.places != nullptr) return *options_.places;
-    const int64_t host = room_of_host(budgets_);
+    const int64_t host = budgets_.room_of_host();
     if (budgets_.disk == 0 || host_bytes(trace_, resident) <= host) return {};
     return choose_homes(trace_, resident, host, true).chunks;
   }
@@ -421,7 +414,7 @@ class Search {
 
   int64_t spare(const Plan& plan) const {
     if (!options_.early) return 0;
-    return room_of_host(budgets_) - homes_at(trace_, plan.resident, plan.places).host_bytes;
+    return budgets_.room_of_host() - homes_at(trace_, plan.resident, plan.places).host_bytes;
   }
 
   void order_host_steps(Plan& plan) const {
@@ -532,21 +525,13 @@ class Search {
       bytes[static_cast<size_t>(kind)] += more;
     };
     add(plan.device.by_kind, MemoryKind::kStaging, trace_.fixed_bytes);
-    add(plan.host.by_kind, MemoryKind::kStaging, staging_of(budgets_));
+    add(plan.host.by_kind, MemoryKind::kStaging, budgets_.staging_bytes());
     for (size_t c = 0; c < trace_.chunks.size(); ++c) {
       const TraceChunk& chunk = trace_.chunks[c];
       BytesByKind& memory = plan.resident[c] ? plan.device.by_kind : plan.host.by_kind;
-      const ChunkPlaces at =
-          plan.resident[c] || plan.places.empty() ? ChunkPlaces{} : plan.places[c];
-      const auto add_part = [&](bool disk, MemoryKind kind, int64_t part, int64_t trailers) {
-        add(disk ? plan.disk.by_kind : memory, kind, disk ? part + trailers : part);
-      };
-      add_part(at.weights_on_disk, MemoryKind::kWeights, chunk.weight_bytes, chunk.weight_trailers);
-      add_part(at.optimizer_on_disk, MemoryKind::kOptimizer, chunk.optimizer_bytes,
-               chunk.optimizer_trailers);
-      if (!plan.resident[c]) {
-        add_part(at.gradient_on_disk, MemoryKind::kGradients, chunk.gradient_bytes,
-                 chunk.gradient_trailers);
+      for (const HomePart& part : parts_of(chunk, plan.places_of(c))) {
+        if (plan.resident[c] && part.kind == MemoryKind::kGradients) continue;
+        add(part.on_disk ? plan.disk.by_kind : memory, part.kind, part.bytes);
       }
       if (plan.early.empty() || !plan.early[c]) continue;
       add(memory, MemoryKind::kWeights, chunk.weight_bytes);
@@ -570,52 +555,6 @@ class Search {
 };
 
 }  // namespace
-
-int64_t resident_bytes(const AccessTrace& trace, const std::vector<bool>& resident) {
-  int64_t sum = 0;
-  for (size_t c = 0; c < trace.chunks.size(); ++c) {
-    if (resident[c]) sum += trace.chunks[c].state_bytes();
-  }
-  return sum;
-}
-
-int64_t host_bytes(const AccessTrace& trace, const std::vector<bool>& resident) {
-  int64_t sum = 0;
-  for (size_t c = 0; c < trace.chunks.size(); ++c) {
-    if (!resident[c]) sum += trace.chunks[c].state_bytes() + trace.chunks[c].gradient_bytes;
-  }
-  return sum;
-}
-
-bool has_room(const AccessTrace& trace, const std::vector<bool>& resident,
-              const TierBudgets& budgets) {
-  const int64_t host = room_of_host(budgets);
-  if (host_bytes(trace, resident) <= host) return true;
-  if (budgets.disk == 0) return false;
-  const Homes homes = choose_homes(trace, resident, host, true);
-  return homes.host_bytes <= host && homes.disk_bytes <= budgets.disk - budgets.disk_margin;
-}
-
-DiskUse disk_use(const AccessTrace& trace, const Plan& plan, const Action& action) {
-  if (plan.places.empty()) return {};
-  const auto target = static_cast<size_t>(action.target);
-  const bool copy = action.kind == Action::Kind::kFetch || action.kind == Action::Kind::kSend;
-  if (!copy && action.kind != Action::Kind::kHostStep) return {};
-  const auto chunk = copy ? static_cast<size_t>(plan.residencies[target].chunk) : target;
-  const TraceChunk& of = trace.chunks[chunk];
-  const ChunkPlaces& places = plan.places[chunk];
-  if (action.kind == Action::Kind::kHostStep) return step_use(of, places);
-  if (action.kind == Action::Kind::kSend) return send_use(of, places);
-  return fetch_use(of, places, plan.residencies[target].weights);
-}
-
-int64_t spare_bytes(const AccessTrace& trace, const std::vector<bool>& early) {
-  int64_t sum = 0;
-  for (size_t c = 0; c < early.size(); ++c) {
-    if (early[c]) sum += trace.chunks[c].state_bytes();
-  }
-  return sum;
-}
 
 bool same_actions(const Plan& a, const Plan& b) {
   return a.group == b.group && a.resident == b.resident && a.places == b.places &&

@@ -13,6 +13,7 @@
 // done goes on during the next step, which waits chunk by chunk (Action::carried).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <limits>
@@ -32,6 +33,9 @@ struct TierBudgets {
   int64_t disk = 0;         // 0: there is none
   int64_t disk_margin = 0;  // of it: what may be left over
   int64_t staging = 0;      // of the host's memory: what passes to and from the disk
+  int64_t staging_bytes() const { return disk > 0 ? staging : 0; }
+  // What the host has for chunks.
+  int64_t room_of_host() const { return std::max<int64_t>(0, host - staging_bytes()); }
 };
 
 // The stay of a chunk's weights, its gradient, or both one after the other, in the pool.
@@ -90,8 +94,11 @@ struct Traffic {
 struct Plan {
   bool fits = false;
   int64_t group = 1;
-  std::vector<bool> resident;       // by chunk
-  std::vector<ChunkPlaces> places;  // by chunk; empty: nothing is on disk
+  std::vector<bool> resident;                  // by chunk
+  std::vector<ChunkPlaces> places;             // by chunk; empty: nothing is on disk
+  ChunkPlaces places_of(size_t chunk) const {  // of one that stays: none
+    return places.empty() || resident[chunk] ? ChunkPlaces{} : places[chunk];
+  }
   bool overlap = false;
   std::vector<bool> early;      // by chunk; empty: none
   std::vector<int> host_order;  // the chunks that the host steps; empty: in the order of use

@@ -213,20 +213,20 @@ class TimelineBuilder {
     for (size_t c = 0; c < trace_.chunks.size(); ++c) {
       if (plan_.resident[c]) continue;
       const TraceChunk& chunk = trace_.chunks[c];
-      const ChunkPlaces at = plan_.places.empty() ? ChunkPlaces{} : plan_.places[c];
-      const auto bytes_here = [&](bool on_disk, int64_t bytes, int64_t trailers) {
-        return on_disk != disk ? 0 : on_disk ? bytes + trailers : bytes;
-      };
-      always[index(MemoryKind::kWeights)] +=
-          bytes_here(at.weights_on_disk, chunk.weight_bytes, chunk.weight_trailers);
-      always[index(MemoryKind::kOptimizer)] +=
-          bytes_here(at.optimizer_on_disk, chunk.optimizer_bytes, chunk.optimizer_trailers);
+      int64_t gradient = 0;
+      for (const HomePart& part : parts_of(chunk, plan_.places_of(c))) {
+        if (part.on_disk != disk) continue;
+        if (part.kind == MemoryKind::kGradients) {
+          gradient = part.bytes;  // which comes and goes
+        } else {
+          always[index(part.kind)] += part.bytes;
+        }
+      }
       const ChunkActions& actions = chunk_[c];
       if (actions.arrives == nullptr || actions.stepped == nullptr) continue;
       const Moment arrives{actions.arrives->begin};
       const Moment consumed = consumed_at(c);
-      changes.add(arrives, consumed, MemoryKind::kGradients,
-                  bytes_here(at.gradient_on_disk, chunk.gradient_bytes, chunk.gradient_trailers));
+      changes.add(arrives, consumed, MemoryKind::kGradients, gradient);
       if (disk || actions.early == nullptr) continue;
       const Moment begun{actions.early->begin};
       changes.add(begun, consumed, MemoryKind::kWeights, chunk.weight_bytes);
