@@ -13,7 +13,6 @@
 #include "ops/ops.h"
 #include "planner/simulate.h"
 #include "runtime/machine.h"
-#include "runtime/program.h"
 #include "runtime/trace_file.h"
 
 namespace hetmem {
@@ -54,15 +53,17 @@ std::vector<std::pair<std::string, std::string>> describe_machine(const TrainCon
   return lines;
 }
 
+std::vector<std::string> names_of(const Trainer& trainer) {
+  return op_names(trainer.plan().training.trace, trainer.program());
+}
+
 }  // namespace
 
-ReportWriter::ReportWriter(const TrainConfig& config, const ModelConfig& model,
-                           const Trainer& trainer, std::string out)
+ReportWriter::ReportWriter(const TrainConfig& config, const Trainer& trainer, std::string out)
     : config_(config),
-      model_(model),
       out_(std::move(out)),
       assumed_seconds_(trainer.access_trace().op_seconds),
-      assumed_times_(times_by_kind(op_names(trainer), assumed_seconds_)) {
+      assumed_times_(times_by_kind(names_of(trainer), assumed_seconds_)) {
   if (!out_.empty()) metrics_ = read_metrics(out_ + "/metrics.jsonl");
 }
 
@@ -71,11 +72,6 @@ void ReportWriter::add(const StepReport& step) {
   device_ = step.device;
   host_ = step.host;
   disk_ = step.disk;
-}
-
-std::vector<std::string> ReportWriter::op_names(const Trainer& trainer) const {
-  const Program program = compile_training(model_, config_, trainer.sequence_length());
-  return record_trace(trainer.plan(), program, trainer.plan_report()).op_names;
 }
 
 void ReportWriter::write_page(const Trainer& trainer, const std::string& outcome,
@@ -112,7 +108,7 @@ PlannedTimeline ReportWriter::planned_step(const Trainer& trainer) const {
   const AccessTrace& trace = trainer.access_trace();
   const Simulation simulation = simulate(trace, step.plan, trainer.plan_report().rates.copies);
   step.timeline = make_timeline(trace, step.plan, simulation);
-  step.op_names = op_names(trainer);
+  step.op_names = names_of(trainer);
   return step;
 }
 

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "io/model_config.h"
 #include "runtime/run_report.h"
 #include "runtime/train_config.h"
 #include "runtime/trainer.h"
@@ -16,9 +15,8 @@ namespace hetmem {
 class ReportWriter {
  public:
   // Goes on with the curves of OUT/metrics.jsonl, and keeps what the trainer's plan assumes of ops.
-  // `out` empty: there is no page. Model and configuration outlive this.
-  ReportWriter(const TrainConfig& config, const ModelConfig& model, const Trainer& trainer,
-               std::string out);
+  // `out` empty: there is no page. The configuration outlives this.
+  ReportWriter(const TrainConfig& config, const Trainer& trainer, std::string out);
   void add(const std::string& metrics_line) { metrics_.add(metrics_line); }
   void add(const StepReport& step);
   // Without a step of this start there is no page. Throws Error (kStorage); the page before is then
@@ -29,11 +27,9 @@ class ReportWriter {
   void write_trace(const Trainer& trainer) const;
 
  private:
-  std::vector<std::string> op_names(const Trainer& trainer) const;
   PlannedTimeline planned_step(const Trainer& trainer) const;
 
   const TrainConfig& config_;
-  const ModelConfig& model_;
   const std::string out_;
   std::vector<double> assumed_seconds_;
   OpKindTimes assumed_times_;

@@ -210,6 +210,19 @@ void check_sum(const Field& node, const AccessTrace& trace) {
 
 }  // namespace
 
+std::vector<std::string> op_names(const StepTrace& trace, const Program& training) {
+  std::vector<std::string> names;
+  for (const OpInstance& op : trace.ops) {
+    if (op.step < 0) {
+      names.push_back("norm of the gradients of chunk " + std::to_string(op.chunk));
+      continue;
+    }
+    const Node& node = training.steps[static_cast<size_t>(op.step)].node;
+    names.push_back(std::string(name_of(node.op)) + " " + node.name);
+  }
+  return names;
+}
+
 TraceRecord record_trace(const RunPlan& run, const Program& training, const PlanReport& report) {
   TraceRecord record;
   record.figures = static_cast<const StepFigures&>(report);
@@ -221,14 +234,7 @@ TraceRecord record_trace(const RunPlan& run, const Program& training, const Plan
   record.rates.source = report.rates.source;
   record.training = run.training.trace.access;
   record.evaluation = run.evaluation.trace.access;
-  for (const OpInstance& op : run.training.trace.ops) {
-    if (op.step < 0) {
-      record.op_names.push_back("norm of the gradients of chunk " + std::to_string(op.chunk));
-      continue;
-    }
-    const Node& node = training.steps[static_cast<size_t>(op.step)].node;
-    record.op_names.push_back(std::string(name_of(node.op)) + " " + node.name);
-  }
+  record.op_names = op_names(run.training.trace, training);
   return record;
 }
 

@@ -30,6 +30,8 @@ struct TraceRecord {
   std::vector<std::string> op_names;  // of training, by op: "linear model.layers.0.mlp.up_proj"
 };
 
+// The names of the ops of a training step.
+std::vector<std::string> op_names(const StepTrace& trace, const Program& training);
 TraceRecord record_trace(const RunPlan& run, const Program& training, const PlanReport& report);
 
 std::string to_json(const TraceRecord& record);

@@ -525,6 +525,7 @@ const RunPlan& Trainer::plan() const { return state_->plan; }
 PlanReport Trainer::plan_report() const {
   return report_of(state_->plan, state_->programs, state_->config, state_->sequence, state_->rates);
 }
+const Program& Trainer::program() const { return state_->programs.training; }
 const AccessTrace& Trainer::access_trace() const { return state_->plan.training.trace.access; }
 
 void Trainer::restore_counts(int64_t steps_done, int64_t optimizer_count) {

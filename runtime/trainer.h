@@ -110,6 +110,8 @@ class Trainer {
   // The plan that the next step runs on, and that of evaluation.
   const RunPlan& plan() const;
   PlanReport plan_report() const;
+  // Of a training step.
+  const Program& program() const;
   // What the planner knows of a step: with measured times after the warm-up.
   const AccessTrace& access_trace() const;
 

@@ -23,7 +23,6 @@
 #include "runtime/machine.h"
 #include "runtime/plan_report.h"
 #include "runtime/prepared_data.h"
-#include "runtime/program.h"
 #include "runtime/report_writer.h"
 #include "runtime/tensorboard_log.h"
 #include "runtime/trace_file.h"
@@ -291,7 +290,7 @@ class Loop {
     result.data = identity_;
     if (folder != nullptr) result.out = folder->path();
     result.set_aside = set_aside_;
-    report_.emplace(config_, model_, trainer, result.out);
+    report_.emplace(config_, trainer, result.out);
     try {
       take_steps(trainer, folder, checkpoints, result);
     } catch (const Error& error) {
@@ -395,8 +394,8 @@ class Loop {
   void write_new_plan(const Trainer& trainer, const std::string& out) {
     if (trainer.access_trace().op_seconds == op_seconds_) return;
     op_seconds_ = trainer.access_trace().op_seconds;
-    const Program program = compile_training(model_, config_, sequence_);
-    const TraceRecord record = record_trace(trainer.plan(), program, trainer.plan_report());
+    const TraceRecord record =
+        record_trace(trainer.plan(), trainer.program(), trainer.plan_report());
     write_text_file(out + "/access_trace.json", to_json(record) + "\n");
     write_plan(trainer, out);
   }
