@@ -55,23 +55,16 @@ def step(folder, tokens, batch, length, steps, mode, threads):
     return {"losses": losses, "tokens_per_second": batch * length / min(seconds)}
 
 
-def adam(parameters, steps, threads):
+def adam(name, parameters, steps, threads):
     torch.set_num_threads(threads)
     weight = torch.nn.Parameter(torch.full((parameters,), 0.001))
     weight.grad = torch.full((parameters,), 0.002)
-    optimizer = torch.optim.AdamW([weight], lr=1e-5, weight_decay=0, fused=True)
-    optimizer.step()
-    return {"seconds": best_of(steps, optimizer.step)}
+    if name == "deepspeed-adam":  # which it compiles for this processor at its first use
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-
-def deepspeed_adam(parameters, steps, threads):
-    """DeepSpeed's CPUAdam, which it compiles for this processor at its first use."""
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-    torch.set_num_threads(threads)
-    weight = torch.nn.Parameter(torch.full((parameters,), 0.001))
-    weight.grad = torch.full((parameters,), 0.002)
-    optimizer = DeepSpeedCPUAdam([weight], lr=1e-5)
+        optimizer = DeepSpeedCPUAdam([weight], lr=1e-5)
+    else:
+        optimizer = torch.optim.AdamW([weight], lr=1e-5, weight_decay=0, fused=True)
     optimizer.step()
     return {"seconds": best_of(steps, optimizer.step)}
 
@@ -93,10 +86,8 @@ def main(words):
     if words[0] == "step":
         folder, tokens, batch, length, steps, mode, threads = words[1:]
         return step(folder, tokens, int(batch), int(length), int(steps), mode, int(threads))
-    if words[0] == "adam":
-        return adam(*map(int, words[1:]))
-    if words[0] == "deepspeed-adam":
-        return deepspeed_adam(*map(int, words[1:]))
+    if words[0] in ("adam", "deepspeed-adam"):
+        return adam(words[0], *map(int, words[1:]))
     return gemm(int(words[1]))
 
 
