@@ -7,9 +7,11 @@ import signal
 import subprocess
 
 import pytest
-from conftest import BINARY, hetmem, metrics, train
+from conftest import BINARY, _gpt2, hetmem, make_model, metrics, train
 from test_runs import RUN, bits, values
 from test_tiers import SHAPE, _rss, budgets, plan
+
+PAGE = 1 << 19  # elements of a list that pass to the disk at once
 
 
 @pytest.fixture
@@ -48,6 +50,23 @@ def test_no_bit_depends_on_the_disk(models, data, tmp_path, disk, name):
         assert values(again) == values(whole)
         assert bits(out) == bits(tmp_path / "whole")
     assert sorted(p.name for p in disk.rglob("*")) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_no_bit_depends_on_the_disk_where_lists_have_several_pages(data, tmp_path, disk, optimizer):
+    folder = tmp_path / "model"
+    make_model(_gpt2(n_embd=384)).save_pretrained(folder)
+    flags = RUN | dict(steps=3, save_steps=1, optimizer=optimizer)
+    whole = train(folder, data, tmp_path / "whole", **flags)
+    least = budgets(folder, 2, *SHAPE, "--optimizer", optimizer)[0]
+    more = dict(device_memory=least, host_memory=0, disk=disk)
+    out = tmp_path / "out"
+    assert values(train(folder, data, out, **(flags | more))) == values(whole)
+    assert json.loads((out / "plan.json").read_text())["chunks"]["capacity"] > 2 * PAGE
+    assert bits(out) == bits(tmp_path / "whole")
+    again = train(folder, data, out, resume_from_checkpoint=out / "checkpoint-2", **(flags | more))
+    assert values(again) == values(whole)
+    assert bits(out) == bits(tmp_path / "whole")
 
 
 def test_a_plan_has_the_disk(models):
