@@ -15,6 +15,7 @@
 #include "planner/plan.h"
 #include "planner/residency.h"
 #include "planner/simulate.h"
+#include "planner/step_bound.h"
 
 namespace hetmem {
 namespace {
@@ -89,7 +90,7 @@ class Search {
     const int64_t least = smallest.device.peak;
     smallest.smallest_device = least;
     smallest.fits = least <= budgets_.device;
-    if (!smallest.fits) return smallest;
+    if (!smallest.fits) return explained(std::move(smallest));
     std::vector<Found> all{{{first(fewest), kOnDemand, 0, {}}, std::move(smallest)}};
     const std::vector<int> counts = counts_to_try(fewest);
     for (Candidate& candidate : candidates(counts)) {
@@ -103,7 +104,7 @@ class Search {
     best = overlapped(std::move(best));
     best.fits = true;
     best.smallest_device = least;
-    return best;
+    return explained(std::move(best));
   }
 
  private:
@@ -468,21 +469,12 @@ class Search {
     plan.step_seconds = simulation.seconds;
     plan.exposed_seconds = simulation.exposed_seconds;
     plan.traffic = simulation.traffic;
-    const auto busy = [&](Lane lane) { return simulation.busy[static_cast<size_t>(lane)]; };
-    const double compute = trace_.host_shares_compute ? busy(Lane::kCompute) + busy(Lane::kHost)
-                                                      : busy(Lane::kCompute);
-    const std::array<std::pair<double, const char*>, 6> bounds{
-        {{compute, "compute"},
-         {busy(Lane::kToDevice), "copies to the device"},
-         {busy(Lane::kToHost), "copies to the host"},
-         {busy(Lane::kHost), "the optimizer on the host"},
-         {busy(Lane::kDiskRead), "reads of the disk"},
-         {busy(Lane::kDiskWrite), "writes to the disk"}}};
-    const auto most =
-        std::max_element(bounds.begin(), bounds.end(),
-                         [](const auto& a, const auto& b) { return a.first < b.first; });
-    plan.lower_bound_seconds = most->first;
-    plan.limited_by = most->second;
+  }
+
+  Plan explained(Plan plan) const {
+    plan.lower_bound_seconds = planner::step_bound(trace_, plan, rates_);
+    plan.limited_by = planner::limited_by(trace_, plan, rates_);
+    return plan;
   }
 
   // What is alive at the fullest op, by kind; what fragments leave unused counts as temporary.

@@ -119,11 +119,11 @@ struct Plan {
   TierPlan host;
   TierPlan disk;
   Traffic traffic;
-  double step_seconds = 0;     // from the start of a step to that of the next
-  double exposed_seconds = 0;  // what compute waits for copies
-  double lower_bound_seconds = 0;
-  std::string limited_by;
-  int64_t smallest_device = -1;  // with this host budget; -1: none is enough
+  double step_seconds = 0;         // from the start of a step to that of the next
+  double exposed_seconds = 0;      // what compute waits for copies
+  double lower_bound_seconds = 0;  // no order of its actions is faster
+  std::string limited_by;          // what shortens the step most where it is twice as fast
+  int64_t smallest_device = -1;    // with this host budget; -1: none is enough
 };
 
 // Whether two plans put the same things in the same places in the same order: what runs one can go

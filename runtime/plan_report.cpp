@@ -131,12 +131,12 @@ std::string to_text(const PlanReport& plan) {
   if (plan.fits) {
     const bool disk_assumed =
         with_disk && plan.rates.source == "measured" && !plan.rates.disk_measured;
+    const double speed = static_cast<double>(plan.tokens_per_step) / plan.step_seconds;
     text += fmt::format(
-        "fits. A step takes about {:.2f} s ({:.0f} tokens/s), limited by {}; the lower bound is "
+        "fits. A step takes about {:.2f} s ({:.{}f} tokens/s), limited by {}; the lower bound is "
         "{:.2f} s. Rates are {}{}.\n",
-        plan.step_seconds, static_cast<double>(plan.tokens_per_step) / plan.step_seconds,
-        plan.limited_by, plan.lower_bound_seconds, plan.rates.source,
-        disk_assumed ? ", those of the disk assumed" : "");
+        plan.step_seconds, speed, speed < 10 ? 2 : 0, plan.limited_by, plan.lower_bound_seconds,
+        plan.rates.source, disk_assumed ? ", those of the disk assumed" : "");
   } else {
     text += "does not fit.\n";
   }

@@ -63,6 +63,37 @@ TEST(HostSteps, AreNearlyAsFastAsTheSlowerOfDeviceAndHost) {
   }
 }
 
+// After the norm the host has until the last layer's forward op; before it, from the last layer's
+// backward op on. The bound is what then lies outside of that.
+TEST(HostSteps, TheBoundKnowsWhenTheyCanBe) {
+  const double ops = kLayers * 4;
+  for (const double step : {2.0, 4.0, 6.0}) {
+    SCOPED_TRACE(step);
+    const AccessTrace trace = layers(step);
+    const double host = kLayers * step;
+    EXPECT_NEAR(streamed(trace, state_of(trace)).lower_bound_seconds, host + ops - (kLayers - 1),
+                1e-9);
+    // Some wait for the norm even so, which only adds to it.
+    const Plan early = streamed(trace, kPlenty);
+    EXPECT_GE(early.lower_bound_seconds, std::max(ops + step, host + 1 + 3) - 1e-9);
+    EXPECT_LE(early.lower_bound_seconds, early.step_seconds + 1e-9);
+  }
+}
+
+TEST(HostSteps, WhatLimitsAStepIsWhatShortensIt) {
+  EXPECT_EQ(streamed(layers(0.001), kPlenty).limited_by, "compute");
+  EXPECT_EQ(streamed(layers(6), kPlenty).limited_by, "the optimizer on the host");
+  const AccessTrace trace = layers(0.001);
+  const double bytes = static_cast<double>(trace.chunks[0].weight_bytes);
+  PlanOptions options;
+  options.resident_limit = 0;
+  const auto limit = [&](const CopyRates& rates) {
+    return make_plan(trace, {kPlenty, kPlenty}, rates, options).limited_by;
+  };
+  EXPECT_EQ(limit({bytes / 100, 1e30}), "copies to the device");
+  EXPECT_EQ(limit({1e30, bytes / 100}), "copies to the host");
+}
+
 TEST(HostSteps, SpareMemoryIsKeptToTheBudgetAndUsedWhereItPays) {
   const AccessTrace trace = layers(4);
   double before = 1e9;
