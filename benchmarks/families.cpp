@@ -43,15 +43,28 @@ std::string seconds_of(const PolicyRun& run) {
   return run.fits ? fmt::format("{:.2f} s", run.step_seconds) : std::string("does not fit");
 }
 
-void print_row(const Family& family, const MachineRates& rates) {
+TrainConfig config_of(const MachineRates& rates, double max_grad_norm) {
   TrainConfig config;
   config.device = "cpu";  // whose kernels say what workspace there is; the rates are the machine's
   config.batch_size = kBatch;
   config.gradient_accumulation_steps = kAccumulation;
   config.compute_dtype = "bf16";
-  const RunPrograms programs(model_of(family), config, kSequence);
-  const TierBudgets budgets = budgets_of(config, rates);
-  const RunPlan run = plan_run(programs, config, rates, budgets);
+  config.max_grad_norm = max_grad_norm;
+  if (rates.disk_memory > 0) config.disk_memory = kAutoBytes;
+  return config;
+}
+
+std::string step_of(const Plan& plan) {
+  return fmt::format("{:.2f} s | {:.0f} %", plan.step_seconds,
+                     100 * plan.lower_bound_seconds / plan.step_seconds);
+}
+
+void print_row(const Family& family, const MachineRates& rates) {
+  const TrainConfig clipped = config_of(rates, 1.0);
+  const TrainConfig unclipped = config_of(rates, 0.0);
+  const RunPrograms programs(model_of(family), clipped, kSequence);
+  const TierBudgets budgets = budgets_of(clipped, rates);
+  const RunPlan run = plan_run(programs, clipped, rates, budgets);
   const Plan& plan = run.training.plan;
   const auto policy = [&](Policy which) {
     return seconds_of(simulate_policy(run.training.trace.access, budgets, rates.copies, which));
@@ -62,22 +75,27 @@ void print_row(const Family& family, const MachineRates& rates) {
   }
   fmt::print("| {} | {:.2f} | ", family.name, parameters * 1e-9);
   if (!run.fits()) {
-    fmt::print("no | | | | {} | {} |\n", policy(Policy::kBelady), policy(Policy::kPatrickStar));
+    fmt::print("no: {} of device memory |  |  |  |  |  |  | {} | {} |\n",
+               format_byte_size(run.smallest_device), policy(Policy::kBelady),
+               policy(Policy::kPatrickStar));
     return;
   }
-  fmt::print("yes | {:.2f} s | {:.0f} % | {} | {} | {} |\n", plan.step_seconds,
-             100 * plan.lower_bound_seconds / plan.step_seconds, plan.limited_by,
-             policy(Policy::kBelady), policy(Policy::kPatrickStar));
+  const RunPlan free = plan_run(programs, unclipped, rates, budgets);
+  const char* disk = plan.disk.peak > 0 ? "with the disk" : "yes";
+  fmt::print("{} | {} | {} | {} | {} | {} | {} |\n", disk, step_of(plan), plan.limited_by,
+             step_of(free.training.plan), free.training.plan.limited_by, policy(Policy::kBelady),
+             policy(Policy::kPatrickStar));
 }
 
 void print_table(const std::string& machine) {
   const MachineRates rates = load_rates(machine);
-  fmt::print("\n`{}`: {} of device memory, {} of host memory\n\n",
+  fmt::print("\n`{}`: {} of device memory, {} of host memory, {} of disk\n\n",
              machine.substr(machine.find_last_of('/') + 1), format_byte_size(rates.device_memory),
-             format_byte_size(rates.host_memory));
+             format_byte_size(rates.host_memory), format_byte_size(rates.disk_memory));
   fmt::print(
-      "| model | parameters, 10⁹ | fits | step | share of the bound | limited by | Belady | "
-      "PatrickStar |\n|---|---|---|---|---|---|---|---|\n");
+      "| model | parameters, 10⁹ | fits | step | share of the bound | limited by | not clipped | "
+      "share of the bound | limited by | Belady | PatrickStar |\n"
+      "|---|---|---|---|---|---|---|---|---|---|---|\n");
   for (const Family& family : kFamilies) {
     print_row(family, rates);
     std::fflush(stdout);
