@@ -20,10 +20,11 @@ struct BenchOptions {
   std::string model;
   int64_t batch_size = 0;
   int64_t sequence_length = 0;
-  int64_t steps = 5;                   // memory: measured ones at a budget
-  int64_t points = 8;                  // memory: budgets
-  std::string tune;                    // gemm: the file of rules to write
-  std::vector<std::string> disk{"."};  // disk: folders
+  int64_t steps = 5;   // memory: measured ones at a budget
+  int64_t points = 8;  // memory: budgets
+  std::string tune;    // gemm: the file of rules to write
+  // disk, memory: folders; none: disk takes the current one, memory keeps to two tiers
+  std::vector<std::string> disk;
 };
 
 struct BenchResult {
@@ -52,8 +53,9 @@ std::vector<BenchResult> bench_step(const BenchOptions& options);
 std::vector<BenchResult> bench_link(const BenchOptions& options);
 // Chunks through the disk tier beside fio with the same blocks, depth and folders.
 std::vector<BenchResult> bench_disk(const BenchOptions& options);
-// Whole steps under device budgets from all that they need down to the smallest, each beside the
-// speed without a limit; `repeats` rounds over all of them.
+// Whole steps under device budgets from all that they need down to the smallest, and with a disk
+// under host budgets down to none, each beside the speed without a limit; `repeats` rounds over all
+// of them.
 std::vector<BenchResult> bench_memory(const BenchOptions& options);
 // Measures every shape of the cases under every rule of a small grid and writes the best.
 void tune_gemm(const BenchOptions& options);

@@ -173,8 +173,8 @@ struct Way {
 
 DiskOptions options_for(const BenchOptions& options, bool encrypt, BlockBackend backend) {
   DiskOptions disk;
-  disk.folders = options.disk;
-  const auto folders = static_cast<int64_t>(options.disk.size());
+  disk.folders = options.disk.empty() ? std::vector<std::string>{"."} : options.disk;
+  const auto folders = static_cast<int64_t>(disk.folders.size());
   const int64_t each = (static_cast<int64_t>(kChunks) + folders - 1) / folders;
   disk.budget = folders * each * DiskTier::stored_bytes(kChunkBytes);
   disk.encrypt = encrypt;

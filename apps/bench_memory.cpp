@@ -1,10 +1,12 @@
-// bench memory: what a limit of device memory costs. One step under a sweep of device budgets, the
-// host's large, each beside the speed without a limit.
+// bench memory: what limits of memory cost, each beside the speed without one. One step under a
+// sweep of device budgets, the host's large; and, where there is a folder for it, under one of them
+// with ever less of the host, the rest on disk.
 #include <algorithm>
 
 #include "apps/bench.h"
 #include "apps/bench_case.h"
 #include "core/byte_size.h"
+#include "runtime/run_disk.h"
 #include "runtime/trainer.h"
 
 namespace hetmem::apps {
@@ -16,11 +18,16 @@ constexpr int64_t kNoLimit = int64_t{1} << 46;
 // touched before.
 constexpr int64_t kSkippedSteps = 3;
 
-// The device budgets of the sweep.
+struct Budgets {
+  int64_t device = kNoLimit;
+  int64_t host = kNoLimit;  // below that: with the disk
+};
+
 struct Sweep {
   int64_t state = 0;        // weights, gradients, m and v of all chunks
   int64_t activations = 0;  // what else is on the device at the fullest moment, without a limit
-  std::vector<int64_t> budgets;  // descending; the first is all that the run needs
+  std::vector<Budgets> budgets;  // of the device descending, from all that the run needs; then with
+                                 // the disk, of the host
   double share_of_state(int64_t budget) const {
     return static_cast<double>(budget - activations) / static_cast<double>(state);
   }
@@ -32,7 +39,16 @@ int64_t activation_peak(const Plan& plan) {
          of(MemoryKind::kWorkspace) + of(MemoryKind::kStaging);
 }
 
-Sweep sweep_of(const TrainConfig& config, int64_t points) {
+// With the disk the device holds a quarter of the state, or the least that works, and the host,
+// beside what passes, half of what is left, a quarter, nothing.
+void add_disk_budgets(int64_t least, int64_t staging, Sweep& sweep) {
+  const int64_t device = std::max(least, sweep.activations + sweep.state / 4);
+  const int64_t left = sweep.state - std::min(sweep.state, device - sweep.activations);
+  for (const int64_t part : {2, 4}) sweep.budgets.push_back({device, staging + left / part});
+  sweep.budgets.push_back({device, 0});
+}
+
+Sweep sweep_of(const TrainConfig& config, int64_t points, bool disk) {
   const ModelConfig model = load_model_config(config.model);
   const RunPrograms programs(model, config, config.sequence_length);
   const RunPlan run =
@@ -44,8 +60,7 @@ Sweep sweep_of(const TrainConfig& config, int64_t points) {
   }
   const int64_t all = run.training.plan.device.peak;
   const int64_t least = run.smallest_device;
-  std::vector<int64_t>& budgets = sweep.budgets;
-  budgets = {all, least};
+  std::vector<int64_t> budgets{all, least};
   for (const int64_t part : {4, 10}) {
     const int64_t budget = sweep.activations + sweep.state / part;
     if (budget > least && budget < all) budgets.push_back(budget);
@@ -60,6 +75,8 @@ Sweep sweep_of(const TrainConfig& config, int64_t points) {
     const int64_t middle = (budgets[widest] + budgets[widest + 1]) / 2;
     budgets.insert(budgets.begin() + static_cast<int64_t>(widest) + 1, middle);
   }
+  for (const int64_t budget : budgets) sweep.budgets.push_back({budget});
+  if (disk) add_disk_budgets(least, disk_staging_bytes(config), sweep);
   return sweep;
 }
 
@@ -77,9 +94,10 @@ struct Seen {
 };
 
 // A trainer of its own, so that no two are there at once.
-void measure(TrainConfig config, int64_t device_budget, int64_t steps, Seen& seen) {
-  config.device_memory = device_budget;
-  config.host_memory = kNoLimit;
+void measure(TrainConfig config, const Budgets& budgets, int64_t steps, Seen& seen) {
+  config.device_memory = budgets.device;
+  config.host_memory = budgets.host;
+  if (budgets.host != kNoLimit) config.disk_memory = kAutoBytes;
   Trainer trainer(config, kSkippedSteps + steps);
   const std::vector<int32_t> tokens = random_tokens(
       trainer.sequences_per_step() * (trainer.sequence_length() + 1), trainer.model().vocabulary);
@@ -119,8 +137,11 @@ BenchResult result_of(const std::string& name, const Seen& seen, const Seen& unl
                        {"exposed_copy_seconds", seen.fastest.exposed_copy_seconds},
                        {"to_device", seen.fastest.traffic.to_device},
                        {"to_host", seen.fastest.traffic.to_host},
+                       {"disk_read", seen.fastest.traffic.disk_read},
+                       {"disk_write", seen.fastest.traffic.disk_write},
                        {"device", tier_json(seen.fastest.device, seen.plan.device)},
-                       {"host", tier_json(seen.fastest.host, seen.plan.host)}};
+                       {"host", tier_json(seen.fastest.host, seen.plan.host)},
+                       {"disk", tier_json(seen.fastest.disk, seen.plan.disk)}};
   return result;
 }
 
@@ -136,22 +157,26 @@ std::vector<BenchResult> bench_memory(const BenchOptions& options) {
   config.batch_size = which.batch;
   config.sequence_length = which.sequence;
   config.threads = options.threads;
-  const Sweep sweep = sweep_of(config, options.points);
+  const Sweep sweep = sweep_of(config, options.points, !options.disk.empty());
+  config.disk = options.disk;
   Seen unlimited;
   std::vector<Seen> seen(sweep.budgets.size());
   for (int64_t round = 0; round < options.repeats; ++round) {
-    measure(config, kNoLimit, options.steps, unlimited);
+    measure(config, {}, options.steps, unlimited);
     for (size_t i = 0; i < seen.size(); ++i) {
       measure(config, sweep.budgets[i], options.steps, seen[i]);
     }
   }
   std::vector<BenchResult> results;
   for (size_t i = 0; i < seen.size(); ++i) {
-    const int64_t budget = sweep.budgets[i];
-    BenchResult result =
-        result_of(which.name + " in " + format_byte_size(budget), seen[i], unlimited);
-    result.parameters["device_budget"] = budget;
-    result.parameters["share_of_state"] = sweep.share_of_state(budget);
+    const Budgets& budget = sweep.budgets[i];
+    const bool disk = budget.host != kNoLimit;
+    std::string name = which.name + " in " + format_byte_size(budget.device);
+    if (disk) name += ", host " + format_byte_size(budget.host) + ", disk";
+    BenchResult result = result_of(name, seen[i], unlimited);
+    result.parameters["device_budget"] = budget.device;
+    if (disk) result.parameters["host_budget"] = budget.host;
+    result.parameters["share_of_state"] = sweep.share_of_state(budget.device);
     result.parameters["activation_peak"] = sweep.activations;
     result.parameters["state_bytes"] = sweep.state;
     result.parameters["batch_size"] = which.batch;

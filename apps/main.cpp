@@ -174,7 +174,8 @@ CLI::App* add_bench(CLI::App& app, std::string& name, BenchOptions& options) {
       ->check(CLI::Range(4, 100));
   command
       ->add_option("--disk", options.disk,
-                   "disk: folders, used side by side (needs fio) [the current one]")
+                   "disk, memory: folders, used side by side; disk needs fio [the current one], "
+                   "memory goes down to no host memory there [none]")
       ->type_name("DIR[,DIR...]")
       ->delimiter(',');
   command->add_option("--tune", options.tune, "gemm: write the best rules to a file")

@@ -1,7 +1,8 @@
-"""What a limit of device memory costs: `hetmem bench memory`, kept as JSON and drawn as a curve.
+"""What limits of memory cost: `hetmem bench memory`, kept as JSON, that of the device drawn as a
+curve.
 
     .venv/bin/python benchmarks/memory.py [--repeats N] [--steps N] [--points N] [--model DIR]
-                                          [--draw-only] [--out FILE.json] [--image FILE.svg]
+                                          [--disk DIR[,DIR...]] [--draw-only] [--out FILE.json] [--image FILE.svg]
 """
 
 import argparse
@@ -90,7 +91,8 @@ def frame(axes, activations):
 
 
 def draw(document):
-    results = sorted(document["results"], key=lambda r: r["parameters"]["device_budget"])
+    results = sorted((r for r in document["results"] if "host_budget" not in r["parameters"]),
+                     key=lambda r: r["parameters"]["device_budget"])
     points = [(r["parameters"]["device_budget"], r["ratio"],
                r["parameters"]["to_device"] + r["parameters"]["to_host"]) for r in results]
     first = results[0]["parameters"]
@@ -137,7 +139,7 @@ def callouts(axes, points, first):
 def measure(options):
     words = [HETMEM, "bench", "memory", "--json", "--repeats", str(options.repeats), "--steps",
              str(options.steps), "--points", str(options.points)]
-    for name in ("model", "batch_size", "sequence_length"):
+    for name in ("model", "batch_size", "sequence_length", "disk"):
         value = getattr(options, name)
         if value is not None:
             words += ["--" + name.replace("_", "-"), str(value)]
@@ -147,7 +149,7 @@ def measure(options):
 def show(document):
     for r in document["results"]:
         p = r["parameters"]
-        print(f"{r['name']:<40} {r['value']:>8.1f} {r['unit']} {100 * r['ratio']:>6.1f} % of "
+        print(f"{r['name']:<52} {r['value']:>8.1f} {r['unit']} {100 * r['ratio']:>6.1f} % of "
               f"{r['reference_value']:.1f} without a limit; predicted {p['predicted_seconds']:.3f} s, "
               f"took {p['median_seconds']:.3f} s, exposed {p['exposed_copy_seconds']:.3f} s")
 
@@ -161,6 +163,7 @@ def main():
     parser.add_argument("--model")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--sequence-length", type=int)
+    parser.add_argument("--disk", help="folders for what the host has no room for, by commas")
     parser.add_argument("--draw-only", action="store_true", help="draw --out again")
     parser.add_argument("--out")
     parser.add_argument("--image", default=str(ROOT / "docs" / "images" / "memory.svg"))

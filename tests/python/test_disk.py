@@ -142,3 +142,21 @@ def test_rss_stays_within_the_budgets(models, data, tmp_path, disk):
                  "--host-memory", 0, "--disk", disk], tmp_path)
     memory = metrics(tmp_path / "o")[1]["memory"]
     assert memory["device"]["peak"] + memory["host"]["peak"] <= peak < 256 << 20
+
+
+def test_bench_memory_goes_down_three_tiers(models, disk):
+    done = hetmem("bench", "memory", "--json", "--model", models["gpt2"], *SHAPE, "--disk", disk,
+                  "--points", 4, "--steps", 1, "--repeats", 1)
+    assert done.returncode == 0, done.stderr
+    rows = [row["parameters"] for row in json.loads(done.stdout)["results"]]
+    two, three = rows[:-3], rows[-3:]
+    assert all("host_budget" not in row and row["disk"]["peak"] == 0 for row in two)
+    assert three[0]["host_budget"] > three[1]["host_budget"] > three[2]["host_budget"] == 0
+    on_disk = [row["disk"]["peak"] for row in three]
+    assert 0 < on_disk[0] < on_disk[1] < on_disk[2]
+    for row in rows:
+        for tier in ("device", "host", "disk"):
+            assert row[tier]["peak"] == row[tier]["predicted_peak"]
+        assert row["device"]["peak"] <= row["device_budget"]
+        assert row["disk_read"] > 0 if "host_budget" in row else row["disk_read"] == 0
+    assert not list(disk.iterdir())
