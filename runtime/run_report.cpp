@@ -240,7 +240,8 @@ std::string step_table(const RunReport& report) {
   }
   html += "</tbody></table>\n";
   html += fmt::format(
-      "<p class=\"muted\">The lower bound of a step is {}, set by {}. {} of {} chunks stay on the "
+      "<p class=\"muted\">The lower bound of a step is {}; it is limited by {}. {} of {} chunks "
+      "stay on the "
       "device.</p></div>\n",
       seconds_text(plan.lower_bound_seconds), escape_html(plan.limited_by),
       report.planned.resident_chunks, report.planned.chunks);

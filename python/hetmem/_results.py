@@ -191,8 +191,9 @@ class Plan:
         parameters: of the model.
         tiers: Memory; the predicted peak of each tier, by kind, in bytes.
         step_seconds: predicted time of a step; None where it does not fit.
-        lower_bound_seconds: what no plan can beat on this machine.
-        limited_by: what a step waits for most ("compute", "copies to the device", ...).
+        lower_bound_seconds: what no order of the plan's work can beat on this machine.
+        limited_by: what shortens a step most where it is twice as fast ("compute", "copies to the
+            device", ...).
         smallest_device_memory: bytes, given the other budgets; None where none is enough.
         traffic: bytes that a step moves.
         rates_from: "measured", "file" or "assumed".
