@@ -19,6 +19,7 @@ std::vector<int32_t> token_file_header(bool wide, int64_t tokens);
 struct DataIdentity {
   int64_t tokens = 0;
   std::string sum;  // XXH3-128
+  bool operator==(const DataIdentity&) const = default;
 };
 
 class TokenDataset {

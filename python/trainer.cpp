@@ -103,6 +103,9 @@ class PythonTrainer {
     trainer_ = std::make_unique<Trainer>(config, config.steps.value_or(kNoEnd));
     if (!resume.empty()) resumed_ = load_checkpoint(*trainer_, resume);
     trained_on_ = resumed_.data;
+    // A run that was cut off goes on to where it would have ended.
+    const int64_t end = resumed_.total_steps.value_or(0);
+    if (!config.steps && end > resumed_.step) trainer_->set_total_steps(end);
     for (StateTensor& tensor : trainer_->state()) {
       index_.emplace(tensor.name, tensors_.size());
       tensors_.push_back(std::move(tensor));
@@ -205,8 +208,8 @@ class PythonTrainer {
     });
   }
 
-  // As run_training: `options` over those of the trainer, but for its --steps and --epochs, with
-  // data that begin with the next step, or with the first.
+  // As run_training: `options` over those of the trainer, but for its --steps and --epochs, which
+  // count from here or from the run's first step.
   // `on_progress(report or None, steps taken, total, eval_loss)` ends the run by returning False;
   // after Ctrl-C it ends too, and KeyboardInterrupt is raised.
   py::dict train(const OptionValues& options, bool from_here, const py::function& on_progress) {
@@ -226,6 +229,7 @@ class PythonTrainer {
     };
     const auto report = [&](const RunProgress& progress) {
       turns_.pass();
+      trained_on_ = *progress.data;
       wrote_folder_ = true;  // where there is one, it was taken
       unless_stopped([&] { return tell(on_progress, progress); });
     };
@@ -241,14 +245,10 @@ class PythonTrainer {
       await_no_training("a callback of train() cannot train; it can step()");
       if (trainer_ == nullptr) throw Error(ErrorKind::kBadInput, "this Trainer is closed");
       const InTrain mark(in_train_);
-      // Data that begin with a later step are others.
-      const int64_t first = from_here ? trainer.steps_done() : 0;
-      const Continuation from{first, wrote_folder_, first == 0 ? resumed_ : ResumedFrom{},
+      if (!from_here && !config.steps && !config.epochs) config.steps = resumed_.total_steps;
+      const Continuation from{from_here, wrote_folder_, resumed_, trained_on_,
                               [&] { unless_stopped([] { return true; }); }};
-      trained_on_.reset();
-      RunResult run = run_training(trainer, config, from, report, stop);
-      trained_on_ = run.data;
-      return run;
+      return run_training(trainer, config, from, report, stop);
     });
     if (interrupt) throw py::error_already_set(*interrupt);
     py::dict ended;
@@ -312,7 +312,7 @@ class PythonTrainer {
   std::map<std::string, size_t> index_;
   Turns turns_;
   ResumedFrom resumed_;
-  std::optional<DataIdentity> trained_on_;  // where it is known: not of single steps
+  std::optional<DataPosition> trained_on_;  // where it is known: not of single steps
   std::thread::id in_train_;
   bool wrote_folder_ = false;
   pid_t owner_ = getpid();

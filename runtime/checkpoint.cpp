@@ -13,6 +13,7 @@
 #include "io/manifest.h"
 #include "io/safetensors.h"
 #include "models/models.h"
+#include "runtime/schedule.h"
 
 namespace hetmem {
 namespace {
@@ -97,12 +98,19 @@ Json state_json(const CheckpointHead& head) {
   Json state;
   state["step"] = head.steps_done;
   state["optimizer_count"] = head.optimizer_count;
-  // Windows and dropout are drawn by counters: where they stand follows from the step alone.
+  if (head.total_steps != kNoEnd) state["total_steps"] = head.total_steps;
+  // Windows and dropout are drawn by counters: where they stand follows from the step, and from
+  // that with which the data began.
+  const int64_t first = head.data ? head.data->first : 0;
   state["sampler"] = {{"shuffle", head.config.shuffle},
                       {"seed", head.config.seed},
-                      {"next_window", head.steps_done * head.sequences_per_step}};
+                      {"next_window", (head.steps_done - first) * head.sequences_per_step}};
   state["rng"] = {{"generator", "philox4x32-10"}, {"seed", head.config.seed}};
-  if (head.data) state["data"] = {{"tokens", head.data->tokens}, {"xxh3_128", head.data->sum}};
+  if (head.data) {
+    state["data"] = {{"tokens", head.data->identity.tokens},
+                     {"xxh3_128", head.data->identity.sum},
+                     {"first_step", first}};
+  }
   state["configuration"] = to_yaml(head.config);
   return state;
 }
@@ -116,14 +124,19 @@ int64_t count_of(const Json& object, const char* key, const std::string& path) {
                                         "checkpoint");
 }
 
-std::optional<DataIdentity> data_of(const Json& state, const std::string& path) {
+std::optional<DataPosition> data_of(const Json& state, int64_t step, const std::string& path) {
   if (!state.contains("data")) return std::nullopt;  // it was trained step by step
   const Json& data = state["data"];
   const int64_t tokens = count_of(data, "tokens", path);
   if (!data.contains("xxh3_128") || !data["xxh3_128"].is_string()) {
     throw Error(ErrorKind::kBadInput, path + ": \"data\" does not say what data it was");
   }
-  return DataIdentity{tokens, data["xxh3_128"].get<std::string>()};
+  const int64_t first = data.contains("first_step") ? count_of(data, "first_step", path) : 0;
+  if (first > step) {
+    throw Error(ErrorKind::kBadInput,
+                path + ": \"first_step\" is after \"step\"; use another checkpoint");
+  }
+  return DataPosition{{tokens, data["xxh3_128"].get<std::string>()}, first};
 }
 
 void read_tensor(Trainer& trainer, const SafetensorsReader& reader, const StoredTensor& tensor,
@@ -183,14 +196,11 @@ void save_model(Trainer& trainer, const std::string& folder) {
   directory.commit();
 }
 
-CheckpointHead checkpoint_head(const Trainer& trainer, const DataIdentity* data) {
-  CheckpointHead head{trainer.model(),
-                      trainer.config(),
-                      trainer.state(),
-                      trainer.steps_done(),
-                      trainer.optimizer_count(),
-                      trainer.sequences_per_step(),
-                      {}};
+CheckpointHead checkpoint_head(const Trainer& trainer, const DataPosition* data) {
+  CheckpointHead head{trainer.model(),           trainer.config(),
+                      trainer.state(),           trainer.steps_done(),
+                      trainer.optimizer_count(), trainer.sequences_per_step(),
+                      trainer.total_steps(),     {}};
   if (data != nullptr) head.data = *data;
   return head;
 }
@@ -208,7 +218,7 @@ void write_checkpoint(const CheckpointHead& head, const StateReader& read,
   directory.commit();
 }
 
-void save_checkpoint(Trainer& trainer, const std::string& folder, const DataIdentity* data) {
+void save_checkpoint(Trainer& trainer, const std::string& folder, const DataPosition* data) {
   write_checkpoint(
       checkpoint_head(trainer, data),
       [&](ChunkList list, size_t tensor, const FloatSink& sink) {
@@ -219,11 +229,11 @@ void save_checkpoint(Trainer& trainer, const std::string& folder, const DataIden
 
 // A run that goes on with other data would go on as if nothing had happened.
 void require_same_data(const ResumedFrom& from, const DataIdentity& data) {
-  if (!from.data || (from.data->tokens == data.tokens && from.data->sum == data.sum)) return;
+  if (!from.data || from.data->identity == data) return;
   throw Error(
       ErrorKind::kBadInput,
       "--data is not what " + from.folder + " was trained on (" + std::to_string(data.tokens) +
-          " tokens, then " + std::to_string(from.data->tokens) +
+          " tokens, then " + std::to_string(from.data->identity.tokens) +
           "; or other ones); give the same data, or begin a new run with --model " + from.folder);
 }
 
@@ -233,7 +243,8 @@ ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder, const D
   const Json state = read_json_file(state_path);
   const int64_t step = count_of(state, "step", state_path);
   const int64_t optimizer_count = count_of(state, "optimizer_count", state_path);
-  ResumedFrom from{folder, step, data_of(state, state_path)};
+  ResumedFrom from{folder, step, std::nullopt, data_of(state, step, state_path)};
+  if (state.contains("total_steps")) from.total_steps = count_of(state, "total_steps", state_path);
   if (data != nullptr) require_same_data(from, *data);
   const SafetensorsReader optimizer(folder + "/" + kOptimizerFile);
   for (const StoredTensor& tensor : optimizer_tensors(trainer)) {

@@ -17,6 +17,13 @@ namespace hetmem {
 // A clean model folder, loadable by from_pretrained.
 void save_model(Trainer& trainer, const std::string& folder);
 
+// What a run is trained on, and the step with which that began: it was not the run's first where
+// other data came before.
+struct DataPosition {
+  DataIdentity identity;
+  int64_t first = 0;
+};
+
 // What a checkpoint says beside its tensors, as it is at the step that is saved.
 struct CheckpointHead {
   ModelConfig model;
@@ -25,9 +32,10 @@ struct CheckpointHead {
   int64_t steps_done = 0;
   int64_t optimizer_count = 0;
   int64_t sequences_per_step = 0;
-  std::optional<DataIdentity> data;
+  int64_t total_steps = 0;  // kNoEnd: not known
+  std::optional<DataPosition> data;
 };
-CheckpointHead checkpoint_head(const Trainer& trainer, const DataIdentity* data = nullptr);
+CheckpointHead checkpoint_head(const Trainer& trainer, const DataPosition* data = nullptr);
 // Gives all elements of a list of a tensor (by CheckpointHead::state), in order, to the sink.
 using StateReader = std::function<void(ChunkList list, size_t tensor, const FloatSink& sink)>;
 // The model folder and the training state; each list of each tensor is read once.
@@ -35,13 +43,15 @@ void write_checkpoint(const CheckpointHead& head, const StateReader& read,
                       const std::string& folder);
 // The same of the state as it is, while nothing trains.
 void save_checkpoint(Trainer& trainer, const std::string& folder,
-                     const DataIdentity* data = nullptr);
+                     const DataPosition* data = nullptr);
 
-// A checkpoint that training goes on from, its step, and what it was trained on, where it says.
+// A checkpoint that training goes on from, its step, the last step of its run and what that was
+// trained on, where it says.
 struct ResumedFrom {
   std::string folder;
   int64_t step = 0;
-  std::optional<DataIdentity> data;
+  std::optional<int64_t> total_steps;
+  std::optional<DataPosition> data;
 };
 // Puts weights, moments and counts back. Throws Error (kBadInput, kStorage, kCorrupt) naming the
 // file; kBadInput, too, where the checkpoint was trained on other data than `data`.

@@ -11,7 +11,7 @@ namespace hetmem {
 using Clock = std::chrono::steady_clock;
 
 CheckpointWriter::CheckpointWriter(Trainer& trainer, std::string out, int64_t keep,
-                                   DataIdentity data)
+                                   DataPosition data)
     : trainer_(trainer), out_(std::move(out)), keep_(keep), data_(std::move(data)) {}
 
 CheckpointWriter::~CheckpointWriter() {

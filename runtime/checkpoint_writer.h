@@ -35,7 +35,7 @@ struct CheckpointUse {
 
 class CheckpointWriter {
  public:
-  CheckpointWriter(Trainer& trainer, std::string out, int64_t keep, DataIdentity data);
+  CheckpointWriter(Trainer& trainer, std::string out, int64_t keep, DataPosition data);
   // What is being written is finished; an error is dropped.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
@@ -60,7 +60,7 @@ class CheckpointWriter {
   Trainer& trainer_;
   const std::string out_;
   const int64_t keep_;
-  const DataIdentity data_;
+  const DataPosition data_;
   int64_t newest_ = -1;
   CheckpointUse use_;
   // Of the checkpoint that is being written.

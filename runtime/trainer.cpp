@@ -533,6 +533,7 @@ void Trainer::restore_counts(int64_t steps_done, int64_t optimizer_count) {
   state_->optimizer_count = optimizer_count;
 }
 
+int64_t Trainer::total_steps() const { return state_->total_steps; }
 void Trainer::set_total_steps(int64_t total_steps) { state_->total_steps = total_steps; }
 
 }  // namespace hetmem

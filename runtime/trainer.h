@@ -100,7 +100,8 @@ class Trainer {
   // time; it must not outlive the Trainer.
   std::unique_ptr<ChunkSnapshot> snapshot();
   void restore_counts(int64_t steps_done, int64_t optimizer_count);
-  // The length of the schedule from the next step on.
+  // The length of the schedule, from the next step on.
+  int64_t total_steps() const;
   void set_total_steps(int64_t total_steps);
 
   // From the next step on, plans for other budgets (that of the disk stays); losses and weights

@@ -222,23 +222,20 @@ struct EvaluationLeft {};
 
 class Loop {
  public:
-  Loop(const TrainConfig& config, int64_t first,
-       const std::function<void(const RunProgress&)>& on_progress, const std::atomic<bool>& stop)
+  Loop(const TrainConfig& config, const std::function<void(const RunProgress&)>& on_progress,
+       const std::atomic<bool>& stop)
       : config_(config),
-        first_(first),
         on_progress_(on_progress),
         stop_(stop),
         model_(load_model_config(config.model)),
         sequence_(resolved_sequence_length(config, model_)),
-        data_(open_data(config.data, "--data", &identity_)),
+        data_(open_data(config.data, "--data", &position_.identity)),
         sampler_(data_.windows(), config.batch_size * config.gradient_accumulation_steps,
                  config.shuffle, config.seed) {
     if (!config.eval_data.empty()) {
       eval_data_.emplace(open_data(config.eval_data, "--eval-data", nullptr));
     }
-    total_steps_ = first + config.steps.value_or(std::max<int64_t>(
-                               1, std::llround(config.epochs.value_or(1.0) *
-                                               static_cast<double>(sampler_.steps_per_epoch()))));
+    total_steps_ = config.steps.value_or(steps_of_epochs());
   }
 
   RunResult run() {
@@ -250,7 +247,9 @@ class Loop {
     start_trace();
     Trainer trainer(config_, total_steps_);
     ResumedFrom resumed;
-    if (!resume.empty()) resumed = load_checkpoint(trainer, resume, &identity_);
+    if (!resume.empty()) resumed = load_checkpoint(trainer, resume, &position_.identity);
+    if (resumed.data) position_.first = resumed.data->first;
+    total_steps_ = config_.steps.value_or(position_.first + steps_of_epochs());
     newest_kept_ = branch_point(resumed, folder.path());
     return drive(trainer, &folder);
   }
@@ -258,11 +257,13 @@ class Loop {
   RunResult go_on(Trainer& trainer, const Continuation& from) {
     between_ = from.between;
     check_trace(config_.trace);
+    position_.first = first_step(trainer, from);
+    total_steps_ = from.from_here ? trainer.steps_done() + config_.steps.value_or(steps_of_epochs())
+                                  : config_.steps.value_or(position_.first + steps_of_epochs());
     if (trainer.steps_done() >= total_steps_) {
       throw Error(ErrorKind::kBadInput, "all " + std::to_string(total_steps_) +
                                             " steps are taken already; give more --steps");
     }
-    require_same_data(from.resumed, identity_);
     start_trace();
     if (config_.out.empty()) return drive(trainer, nullptr);
     const std::string& resumed = from.resumed.folder;
@@ -274,6 +275,19 @@ class Loop {
   }
 
  private:
+  int64_t steps_of_epochs() const {
+    return std::max<int64_t>(1, std::llround(config_.epochs.value_or(1.0) *
+                                             static_cast<double>(sampler_.steps_per_epoch())));
+  }
+
+  // The step with which the data begin, for a trainer that may have been trained before.
+  int64_t first_step(const Trainer& trainer, const Continuation& from) const {
+    if (from.data && from.data->identity == position_.identity) return from.data->first;
+    if (from.from_here) return trainer.steps_done();
+    require_same_data(from.resumed, position_.identity);
+    return from.data ? trainer.steps_done() : 0;
+  }
+
   void start_trace() {
     if (!config_.trace.empty()) tracing_.emplace();
   }
@@ -283,11 +297,10 @@ class Loop {
     std::optional<CheckpointWriter> checkpoints;
     if (folder != nullptr) {
       begin_writing(trainer, *folder);
-      checkpoints.emplace(trainer, folder->path(), config_.save_total_limit, identity_);
+      checkpoints.emplace(trainer, folder->path(), config_.save_total_limit, position_);
     }
     trainer.set_total_steps(total_steps_);
     RunResult result;
-    result.data = identity_;
     if (folder != nullptr) result.out = folder->path();
     result.set_aside = set_aside_;
     report_.emplace(config_, trainer, result.out);
@@ -364,7 +377,7 @@ class Loop {
     if (!result.interrupted) {
       save_model(trainer, result.out + "/final");
     } else if (checkpoints.newest() != trainer.steps_done()) {
-      save_checkpoint(trainer, checkpoint_path(result.out, trainer.steps_done()), &identity_);
+      save_checkpoint(trainer, checkpoint_path(result.out, trainer.steps_done()), &position_);
       prune_checkpoints(result.out, config_.save_total_limit, trainer.steps_done());
     }
   }
@@ -409,13 +422,15 @@ class Loop {
   }
 
   StepReport take_step(Trainer& trainer, OutputFolder* folder) {
-    const std::vector<int32_t> tokens = read_windows(data_, sampler_, trainer.steps_done() - first_,
-                                                     trainer.sequences_per_step(), sequence_);
+    const std::vector<int32_t> tokens =
+        read_windows(data_, sampler_, trainer.steps_done() - position_.first,
+                     trainer.sequences_per_step(), sequence_);
     const StepReport report = trainer.step(tokens);
     if (folder != nullptr) folder->keep();
     RunProgress progress;
     progress.total_steps = total_steps_;
     progress.step = report.step;
+    progress.data = &position_;
     progress.report = &report;
     progress.metrics_line = metrics_line(report);
     write_metrics(progress.metrics_line);
@@ -430,6 +445,7 @@ class Loop {
     RunProgress progress;
     progress.total_steps = total_steps_;
     progress.step = trainer.steps_done();
+    progress.data = &position_;
     try {
       progress.eval_loss = evaluate_all(trainer, *eval_data_, [this] {
         if (between_) between_();
@@ -465,7 +481,6 @@ class Loop {
   }
 
   const TrainConfig& config_;
-  const int64_t first_;       // step of the trainer with which the data begin
   int64_t newest_kept_ = -1;  // what --out holds of later steps is of a branch that is left
   std::vector<std::string> set_aside_;
   const std::function<void(const RunProgress&)>& on_progress_;
@@ -473,7 +488,7 @@ class Loop {
   std::function<void()> between_;
   ModelConfig model_;
   int64_t sequence_;
-  DataIdentity identity_;  // before the data, whose opening sets it
+  DataPosition position_;  // before the data, whose opening sets what they are
   TokenDataset data_;
   WindowSampler sampler_;
   std::optional<TokenDataset> eval_data_;
@@ -530,13 +545,13 @@ std::string resume_folder(const TrainConfig& config) {
 RunResult run_training(const TrainConfig& config,
                        const std::function<void(const RunProgress&)>& on_progress,
                        const std::atomic<bool>& stop) {
-  return Loop(config, 0, on_progress, stop).run();
+  return Loop(config, on_progress, stop).run();
 }
 
 RunResult run_training(Trainer& trainer, const TrainConfig& config, const Continuation& from,
                        const std::function<void(const RunProgress&)>& on_progress,
                        const std::atomic<bool>& stop) {
-  return Loop(config, from.first, on_progress, stop).go_on(trainer, from);
+  return Loop(config, on_progress, stop).go_on(trainer, from);
 }
 
 }  // namespace hetmem

@@ -21,7 +21,8 @@ struct RunProgress {
   int64_t step = 0;                    // steps taken
   const StepReport* report = nullptr;  // of a training step, else of an evaluation:
   double eval_loss = 0;
-  std::string metrics_line;  // the object that metrics.jsonl got
+  std::string metrics_line;            // the object that metrics.jsonl got
+  const DataPosition* data = nullptr;  // that it is trained on
 };
 
 struct RunResult {
@@ -32,7 +33,6 @@ struct RunResult {
   TierUse device;
   TierUse host;
   TierUse disk;
-  DataIdentity data;                   // that it was trained on
   CheckpointUse checkpoints;           // that were written beside training
   std::vector<std::string> set_aside;  // what checkpoints of a branch that was left are called now
   PlanReport plan;                     // that the last step ran on
@@ -55,9 +55,12 @@ RunResult run_training(const TrainConfig& config,
 
 // The same with a Trainer that is there already.
 struct Continuation {
-  int64_t first = 0;          // step of the trainer with which the data, --steps and --epochs begin
+  bool from_here = false;     // --steps and --epochs are further ones, else those of the whole run
   bool wrote_folder = false;  // what --out holds is this trainer's
-  ResumedFrom resumed;        // where the trainer was, with the same data
+  ResumedFrom resumed;        // where the trainer began, if it did with a checkpoint
+  // What it was trained on last, where that is known. The same data go on from there; others begin
+  // with the next step, unless they are to end a run that was resumed: those are refused.
+  std::optional<DataPosition> data;
   std::function<void()> between;  // called between the batches of evaluations; may set `stop`
 };
 // Without --out nothing is written.

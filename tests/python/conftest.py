@@ -131,6 +131,13 @@ def hetmem(*arguments, timeout=300, env=None, **more):
     )
 
 
+def python(script, *arguments, **more):
+    """The script in a process of its own, with the package on its path."""
+    path = str(pathlib.Path(BINARY).parent / "python")
+    return subprocess.run([sys.executable, "-c", script, *map(str, arguments)], text=True, timeout=300,
+                          capture_output=True, env=os.environ | {"PYTHONPATH": path}, **more)
+
+
 def train(model, data, out, expect=0, env=None, **flags):
     """Runs `hetmem train`; gives the lines of metrics.jsonl."""
     words = ["--model", model, "--out", out]

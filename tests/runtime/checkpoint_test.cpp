@@ -32,8 +32,8 @@ std::map<std::string, std::string> files_of(const std::string& folder) {
   return files;
 }
 
-const DataIdentity& some_data() {
-  static const DataIdentity data{4001, "0123"};
+const DataPosition& some_data() {
+  static const DataPosition data{{4001, "0123"}, 0};
   return data;
 }
 
@@ -416,15 +416,41 @@ TEST(Checkpoint, OneThatSaysWhatItCannotIsRefused) {
     expect("manifest.json", ErrorKind::kCorrupt);
   }
   // Whole files by their sums, of numbers that no run counts to.
-  for (const char* key : {"step", "optimizer_count", "tokens"}) {
+  const uint64_t too_many = uint64_t{1} << 63;
+  const std::vector<std::pair<const char*, uint64_t>> wrong{
+      {"step", too_many},   {"optimizer_count", too_many}, {"total_steps", too_many},
+      {"tokens", too_many}, {"first_step", too_many},      {"first_step", 1}};  // none is taken
+  for (const auto& [key, value] : wrong) {
     save_checkpoint(trainer, path, &some_data());
     Json state = read_json_file(path + "/trainer_state.json");
-    (std::string(key) == "tokens" ? state["data"] : state)[key] = uint64_t{1} << 63;
+    (state["data"].contains(key) ? state["data"] : state)[key] = value;
     fs::remove(path + "/manifest.json");
     std::vector<FileSum> sums{write_summed_file(path, "trainer_state.json", state.dump() + "\n")};
     write_manifest(path, sums);
     expect("trainer_state.json", ErrorKind::kBadInput);
   }
+}
+
+TEST(Checkpoint, SaysWhereItsDataBeganAndItsRunEnds) {
+  const ModelFolder folder(tiny_model("gpt2"));
+  const TrainConfig config = tiny_config(folder);
+  const TemporaryFolder out;
+  Trainer trainer(config, kLast);
+  Outcome outcome;
+  take_steps(trainer, kSaved, outcome);
+  const DataPosition position{{4001, "0123"}, 2};
+  save_checkpoint(trainer, out.path() + "/c", &position);
+  const ResumedFrom from = load_checkpoint(trainer, out.path() + "/c");
+  ASSERT_TRUE(from.data);
+  EXPECT_EQ(from.data->identity, position.identity);
+  EXPECT_EQ(from.data->first, 2);
+  EXPECT_EQ(from.total_steps, kLast);
+  const Json state = read_json_file(out.path() + "/c/trainer_state.json");
+  EXPECT_EQ(state["sampler"]["next_window"], trainer.sequences_per_step());  // of one step
+  trainer.set_total_steps(kNoEnd);
+  save_checkpoint(trainer, out.path() + "/c");
+  const ResumedFrom again = load_checkpoint(trainer, out.path() + "/c");
+  EXPECT_FALSE(again.data || again.total_steps);
 }
 
 TEST(Checkpoint, OfOtherDataIsRefused) {
@@ -433,7 +459,7 @@ TEST(Checkpoint, OfOtherDataIsRefused) {
   const TemporaryFolder out;
   Trainer trainer(config, kLast);
   save_checkpoint(trainer, out.path() + "/c", &some_data());
-  load_checkpoint(trainer, out.path() + "/c", &some_data());
+  load_checkpoint(trainer, out.path() + "/c", &some_data().identity);
   load_checkpoint(trainer, out.path() + "/c");
   for (const DataIdentity& other : {DataIdentity{4002, "0123"}, DataIdentity{4001, "0124"}}) {
     try {
