@@ -33,5 +33,11 @@ class Error : public std::runtime_error {
 
 }  // namespace hetmem
 
+// The file by its name alone: its path depends on where, and in what folder, it was compiled.
+#ifdef __FILE_NAME__
+#define HETMEM_FILE __FILE_NAME__
+#else
+#define HETMEM_FILE __FILE__
+#endif
 #define HETMEM_ASSERT(condition) \
-  ((condition) ? void() : ::hetmem::throw_assertion(#condition, __FILE__, __LINE__))
+  ((condition) ? void() : ::hetmem::throw_assertion(#condition, HETMEM_FILE, __LINE__))
