@@ -65,12 +65,9 @@ struct OptionRow {
 class TableOptions {
  public:
   template <typename Config>
-  TableOptions(CLI::App& command, const std::vector<OptionOf<Config>>& table,
-               bool for_plan = false) {
-    for (const OptionOf<Config>& row : table) {
-      if (for_plan && row.group == kDataGroup) continue;
-      add(command, row, for_plan && row.train_only);
-    }
+  TableOptions(CLI::App& command, const std::vector<OptionOf<Config>>& table, bool for_plan = false)
+      : for_plan_(for_plan) {
+    for (const OptionOf<Config>& row : table) add(command, row, for_plan && row.train_only);
     command.add_option("--config", config_file_, "YAML file of these options; flags win")
         ->type_name("FILE");
   }
@@ -87,18 +84,20 @@ class TableOptions {
   // What the configuration file and the flags say; flags win.
   OptionValues values() const {
     OptionValues values;
-    if (!config_file_.empty()) values = read_config_file(config_file_);
     for (const OptionRow& row : rows_) {
       if (row.option->count() == 0) continue;
       values[row.name] = *row.values;
       // A switch stands for "true"; CLI11 gives it as one empty text.
       if (row.is_switch && *row.values == std::vector<std::string>{""}) values[row.name] = {"true"};
     }
+    if (for_plan_) refuse_data_options(values);
+    if (!config_file_.empty()) values.merge(read_config_file(config_file_));
     return values;
   }
 
  private:
-  // Hidden ones are taken and change nothing: the command line of `train` serves `plan` too.
+  // Hidden ones are taken and change nothing: the command line of `train` serves `plan` too. (But
+  // for those that name data; of a configuration file, they are passed over.)
   void add(CLI::App& command, const OptionHelp& row, bool hidden) {
     auto values = std::make_shared<std::vector<std::string>>();
     std::string help = row.help;
@@ -119,6 +118,7 @@ class TableOptions {
 
   std::vector<OptionRow> rows_;
   std::string config_file_;
+  bool for_plan_;
 };
 
 // The keys of the file are on the command line by the time that it is parsed: with_config_file.

@@ -107,6 +107,8 @@ PYBIND11_MODULE(_hetmem, module) {
     for (const Option& option : train_options()) resolved[option.name] = option.get(config);
     return std::pair(resolved, config.notes);
   });
+  module.def("read_config_file", &read_config_file);
+  module.def("refuse_data_options", &refuse_data_options);
   // The object that `hetmem plan --json` prints, and what it prints without.
   module.def("plan", [](const OptionValues& values) {
     const py::gil_scoped_release released;

@@ -289,6 +289,15 @@ const std::vector<LaterOption>& later_options() {
   return table;
 }
 
+void refuse_data_options(const OptionValues& values) {
+  for (const auto& [given, texts] : values) {
+    const Option* option = find_option(train_options(), canonical_option(given));
+    if (option == nullptr || option->group != kDataGroup) continue;
+    throw Error(ErrorKind::kBadInput,
+                "--" + option->name + " belongs to train: a plan reads no data; leave it out");
+  }
+}
+
 TrainConfig resolve_config(const OptionValues& given) {
   TrainConfig config;
   OptionValues values;

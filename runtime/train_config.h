@@ -89,6 +89,8 @@ struct LaterOption {
 const std::vector<LaterOption>& later_options();
 // The heading of the options that name data: `train` has them, `plan` does not.
 constexpr const char* kDataGroup = "Data";
+// Throws Error (kBadInput) for one of them among the options that `plan` is told.
+void refuse_data_options(const OptionValues& values);
 
 // Applies named values ("learning-rate" or "learning_rate") over the defaults, together with those
 // of the DeepSpeed configuration that they may name, and checks them against each other. Throws

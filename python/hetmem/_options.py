@@ -50,11 +50,8 @@ class MachineOptions(TypedDict, total=False):
 
 
 class RunOptions(TypedDict, total=False):
-    """Types of the keywords that say what a run reads and writes."""
+    """Types of the keywords that say how long a run is and what it writes."""
 
-    data: Path | Sequence[Path]
-    eval_data: Path | Sequence[Path]
-    data_glob: str
     steps: int
     epochs: float
     eval_steps: int
@@ -69,8 +66,17 @@ class RunOptions(TypedDict, total=False):
     trace: Path
 
 
-class TrainOptions(MachineOptions, RunOptions, total=False):
-    """Types of the keywords of Trainer and plan: the flags of `hetmem train`."""
+class PlanOptions(MachineOptions, RunOptions, total=False):
+    """Types of the keywords of plan: the flags of `hetmem plan`, and those of `train` that change no
+    plan."""
+
+
+class TrainOptions(PlanOptions, total=False):
+    """Types of the keywords of Trainer: the flags of `hetmem train`."""
+
+    data: Path | Sequence[Path]
+    eval_data: Path | Sequence[Path]
+    data_glob: str
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -129,12 +135,26 @@ def values_of(options: Mapping[str, Any]) -> dict[str, list[str]]:
     return values
 
 
-def signature_of(positional: list[str], command: str) -> inspect.Signature:
-    """What help() and editors show of a function that takes the options of a command."""
+def configured(config: Path | Mapping[str, Any] | None, options: Mapping[str, Any]) -> dict[str, list[str]]:
+    """values_of() keywords over those of a configuration: a YAML file of options, or a mapping."""
+    if config is None:
+        return values_of(options)
+    if isinstance(config, Mapping):
+        given = {name.replace("_", "-"): texts for name, texts in values_of(config).items()}
+    else:
+        given = _hetmem.read_config_file(os.fspath(config))
+    return given | {name.replace("_", "-"): texts for name, texts in values_of(options).items()}
+
+
+def signature_of(positional: list[str], command: str, optional: Iterable[str] = (),
+                 but: str = "") -> inspect.Signature:
+    """What help() and editors show of a function that takes the options of a command, and
+    `optional` ones; without those of the group `but`."""
     kinds = inspect.Parameter
-    parameters = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in positional]
-    for option in option_table(command):
-        name = option["name"].replace("-", "_")
+    parameters = [kinds(name, kinds.POSITIONAL_OR_KEYWORD, default=None if optional else kinds.empty)
+                  for name in positional]
+    names = [option["name"].replace("-", "_") for option in option_table(command) if option["group"] != but]
+    for name in [*optional, *names]:
         if name not in positional:
             parameters.append(kinds(name, kinds.KEYWORD_ONLY, default=None))
     return inspect.Signature(parameters)

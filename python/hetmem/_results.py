@@ -89,6 +89,11 @@ class Traffic:
         moved = [f"{name}={size_text(count)}" for name, count in asdict(self).items() if count]
         return f"Traffic({', '.join(moved)})"
 
+    def _repr_html_(self) -> str:
+        rows = "".join(f'<tr><td style="text-align:left">{name.replace("_", " ")}</td>'
+                       f"<td>{size_text(count)}</td></tr>" for name, count in asdict(self).items())
+        return f"<table>{rows}</table>"
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -152,6 +157,12 @@ class EvalResult:
 
     step: int
     eval_loss: float
+
+    def __repr__(self) -> str:
+        return f"EvalResult(step={self.step}, eval_loss={self.eval_loss:.6g})"
+
+    def _repr_html_(self) -> str:
+        return f"<div><b>step {self.step}</b> &nbsp; eval loss {self.eval_loss:.4f}</div>"
 
 
 @dataclass(frozen=True)

@@ -13,25 +13,29 @@ import numpy as np
 
 from hetmem import _hetmem
 from hetmem._data import Tokens, data_paths, load_tokens, token_array, token_stream
-from hetmem._options import options_text, signature_of, values_of
+from hetmem._options import configured, options_text, signature_of, values_of
 from hetmem._results import EvalResult, Plan, StepResult, TrainResult, size_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from hetmem._options import GenerateOptions, TrainOptions
+    from hetmem._options import GenerateOptions, PlanOptions, TrainOptions
 
     Path = Union[str, "os.PathLike[str]"]
+    Config = Union[Path, Mapping[str, Any]]
     Callback = Callable[[Union[StepResult, EvalResult]], Union[None, bool]]
 
 
-def plan(model: Path, **options: Unpack[TrainOptions]) -> Plan:
+def plan(model: Path | None = None, *, config: Config | None = None,
+         **options: Unpack[PlanOptions]) -> Plan:
     """Says what a run would take, without running it: reads config.json alone, allocates nothing.
 
     Args:
         model: a model folder; its config.json is enough.
-        **options: those of Trainer; `machine` describes a machine that is not here.
+        config: as of Trainer; what it says of data is passed over.
+        **options: those of Trainer, but for `data`, `eval_data` and `data_glob`: a plan reads none.
+            `machine` describes a machine that is not here.
 
     Returns:
         A Plan. One that does not fit says so (`fits`) and names the smallest device memory that works.
@@ -39,7 +43,9 @@ def plan(model: Path, **options: Unpack[TrainOptions]) -> Plan:
     Raises:
         ValueError: an option or the model is not what it must be.
     """
-    return Plan(*_hetmem.plan(values_of({"model": model, **options})))
+    _require_model(model, config)
+    _hetmem.refuse_data_options(values_of(options))
+    return Plan(*_hetmem.plan(configured(config, {"model": model, **options})))
 
 
 def generate(model: Path, prompt: str, **options: Unpack[GenerateOptions]) -> str:
@@ -122,6 +128,8 @@ class Trainer:
 
     Args:
         model: a Hugging Face folder.
+        config: options in one, which the keywords win over: a mapping, or a YAML file, as `--config`
+            takes it and a run leaves it (`config.yaml`). It may name the model.
         **options: the flags of `hetmem train`, sizes as text ("1.5GiB") or bytes:
 {options}
 
@@ -132,14 +140,16 @@ class Trainer:
         OSError: storage failed.
     """
 
-    def __init__(self, model: Path, **options: Unpack[TrainOptions]):
-        values = values_of({"model": model, **options})
+    def __init__(self, model: Path | None = None, *, config: Config | None = None,
+                 **options: Unpack[TrainOptions]):
+        _require_model(model, config)
+        values = configured(config, {"model": model, **options})
         resolved, notes = _hetmem.resolve(values)
         for note in notes:
             warnings.warn(note, stacklevel=2)
-        for name in ("save_steps", "tensorboard"):
-            if options.get(name) and not options.get("out"):
-                warnings.warn(f"{name} without out: train() writes nothing", stacklevel=2)
+        for name, idle in (("save-steps", "0"), ("tensorboard", "false")):
+            if resolved[name] != [idle] and resolved["out"] == [""]:
+                warnings.warn(f"{name.replace('-', '_')} without out: train() writes nothing", stacklevel=2)
         self._options = resolved
         self._trainer = _hetmem.Trainer(values)
         self._sequences = self._trainer.sequences_per_step()
@@ -241,9 +251,12 @@ class Trainer:
 
         Args:
             data: paths of token files, text, .jsonl or folders; Tokens; or an array [n] of token ids.
-                Default: the trainer's option `data`.
-            steps: steps to take from here. Default: up to the trainer's option `steps`, else `epochs`.
-            epochs: passes over the data [1].
+                Default: the trainer's option `data`. The data of the last call, or of the checkpoint
+                that the trainer was resumed from, go on where they stopped; others begin.
+            steps: further steps to take. Default: up to the trainer's option `steps`, counted from the
+                run's first; a resumed trainer without that option goes to the end that the run of the
+                checkpoint had.
+            epochs: further passes over the data. Default: the trainer's option `epochs` [1].
             eval_data: evaluated at the end, and every `eval_steps` steps.
             callbacks: called with each StepResult and EvalResult; one that returns False ends the
                 training after that step. They may use the trainer, but not train() or close() it.
@@ -252,9 +265,9 @@ class Trainer:
         Raises:
             KeyboardInterrupt: after Ctrl-C, when the step under way is done; with `out` a checkpoint
                 is written. The trainer can go on.
-            ValueError: an option or the data are not what they must be, or not those of the checkpoint
-                that the trainer was resumed from (data that begin with `steps` or `epochs` given
-                here may be others).
+            ValueError: an option or the data are not what they must be; no step is left; or a resumed
+                run is to be ended with other data than those of its checkpoint (with `steps` or
+                `epochs` given here, others may follow).
             NonFinite: as of step().
             OSError: the data or `out` failed.
         """
@@ -289,8 +302,8 @@ class Trainer:
                            ended["out"] or None)
 
     def _span(self, steps: Any, epochs: Any) -> tuple[bool, dict[str, list[str]]]:
-        """Whether the data begin with the next step (else with the first), and the options that say how
-        many steps there are."""
+        """Whether steps count from here (else from the run's first), and the options that say how many
+        there are."""
         if steps is not None and epochs is not None:
             raise ValueError("steps and epochs are both given; give one")
         if steps is not None or epochs is not None:
@@ -383,6 +396,11 @@ class Trainer:
                 f"host {size_text(tiers.host.budget)}{disk})")
 
 
+def _require_model(model: Path | None, config: Config | None) -> None:
+    if model is None and config is None:
+        raise TypeError("give model, a model folder, or config, options that name one")
+
+
 def _is_false(answer: Any) -> bool:
     """Of Python or of NumPy; None and everything else let a training go on."""
     return isinstance(answer, (bool, np.bool_)) and not answer
@@ -433,6 +451,6 @@ class _Progress:
 for _documented, _command in ((Trainer, "train"), (generate, "generate")):
     if _documented.__doc__:  # not under -OO
         _documented.__doc__ = _documented.__doc__.replace("{options}", options_text(_command))
-Trainer.__signature__ = signature_of(["model"], "train")  # type: ignore[attr-defined]
-plan.__signature__ = signature_of(["model"], "train")  # type: ignore[attr-defined]
+Trainer.__signature__ = signature_of(["model"], "train", ["config"])  # type: ignore[attr-defined]
+plan.__signature__ = signature_of(["model"], "train", ["config"], "Data")  # type: ignore[attr-defined]
 generate.__signature__ = signature_of(["model", "prompt"], "generate")  # type: ignore[attr-defined]

@@ -37,6 +37,12 @@ def test_plan_7b():
         assert "limited by" in by_name[name]
 
 
+def test_every_example_is_here():
+    here = pathlib.Path(__file__).read_text()
+    for path in (ROOT / "examples").glob("*.py"):
+        assert path.name == "tiny_model.py" or f'"{path.name}"' in here, path.name  # which the others use
+
+
 def test_resume_smaller():
     assert "the same losses, bit for bit: True" in run(ROOT / "examples" / "resume_smaller.py")
 

@@ -326,6 +326,47 @@ def test_plan_is_that_of_the_command_line(models):
     assert not hetmem.plan(models["qwen3"], **shape, device_memory=fits - 1, host_memory="2MiB").fits
 
 
+def test_a_plan_reads_no_data(models, data, tmp_path):
+    """The flags of train serve plan, but for those that name data."""
+    shape = dict(batch_size=2, sequence_length=33)
+    want = hetmem.plan(models["gpt2"], **shape)
+    assert hetmem.plan(models["gpt2"], steps=3, save_steps=1, shuffle=False, **shape) == want
+    for name in ("data", "eval_data", "data_glob"):
+        done = command("plan", "--model", models["gpt2"], "--" + name.replace("_", "-"), data)
+        assert done.returncode == 2
+        with pytest.raises(ValueError) as raised:
+            hetmem.plan(models["gpt2"], **{name: data})
+        assert done.stderr == f"hetmem: error: {raised.value}\n"
+    # The configuration that a run leaves names its data; both pass over them.
+    train(models["gpt2"], data, tmp_path / "run", steps=1, **shape)
+    config = tmp_path / "run" / "config.yaml"
+    assert "data:" in config.read_text()
+    assert hetmem.plan(config=config) == want
+    done = command("plan", "--config", config, "--json")
+    assert json.loads(done.stdout) == want.to_dict()
+
+
+def test_options_in_one(models, data, tmp_path):
+    train(models["gpt2"], data, tmp_path / "run", steps=3, **RUN)
+    config = {"model": models["gpt2"], "data": [data], "steps": 3} | RUN
+    dashed = {name.replace("_", "-"): value for name, value in config.items()}
+    losses = [line["loss"] for line in metrics(tmp_path / "run")]
+    for given in (config, dashed):
+        with hetmem.Trainer(config=given) as trainer:
+            assert trainer.train().losses == losses
+    # The file that a run leaves; keywords win.
+    with hetmem.Trainer(config=tmp_path / "run" / "config.yaml", out=tmp_path / "again", batch_size=1,
+                        steps=2) as trainer:
+        assert trainer.step_shape == (1, 34)
+        assert len(trainer.train().losses) == 2
+    with pytest.raises(TypeError, match="give model"):
+        hetmem.Trainer(batch_size=2)
+    with pytest.raises(ValueError, match='unknown option "batchsize"'):
+        hetmem.Trainer(config={"model": models["gpt2"], "batchsize": 2})
+    with pytest.raises(ValueError, match="nowhere.yaml"):
+        hetmem.Trainer(config=tmp_path / "nowhere.yaml")
+
+
 def test_the_plan_of_a_trainer(models, data):
     with hetmem.Trainer(models["qwen3"], **RUN, **TIGHT) as trainer:
         for batch in trainer.batches(hetmem.load_tokens(data), steps=3):
@@ -353,7 +394,8 @@ def test_results_show_themselves(models, data):
 
     with hetmem.Trainer(models["gpt2"], **RUN, **TIGHT) as trainer:
         result = trainer.step(next(trainer.batches(hetmem.load_tokens(data))))
-        trained = trainer.train(data, steps=3)
+        told = []
+        trained = trainer.train(data, steps=3, eval_data=data, callbacks=told.append)
         plan = trainer.plan
         assert "steps done" in repr(trainer)
     assert repr(trainer) == "Trainer(closed)"
@@ -366,6 +408,10 @@ def test_results_show_themselves(models, data):
         used = [kind.replace("_", " ") for tier in kinds.values() for kind, n in tier.by_kind.items() if n]
         assert [title.split(":")[0] for title in bars.titles] == used
     assert "<svg" in trained._repr_html_()
+    evaluated = told[-1]
+    assert repr(evaluated) == f"EvalResult(step=4, eval_loss={evaluated.eval_loss:.6g})"
+    assert f"{evaluated.eval_loss:.4f}" in evaluated._repr_html_()
+    assert "to_device=" in repr(result.traffic) and "to device" in result.traffic._repr_html_()
     assert result.to_dict()["memory"]["device"]["peak"] == result.memory.device.peak
 
 

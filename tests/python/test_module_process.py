@@ -3,27 +3,18 @@
 import builtins
 import gc
 import os
-import pathlib
 import signal
-import subprocess
 import sys
 import threading
 
 import hetmem
 import numpy as np
 import pytest
-from conftest import BINARY, add_tokenizer, write_tokens
+from conftest import add_tokenizer, python, write_tokens
 from conftest import hetmem as command
 
 RUN = dict(batch_size=2, sequence_length=33, learning_rate=1e-3)
 TIGHT = dict(device_memory="700KiB", host_memory="2MiB")
-
-
-def python(script, *arguments, **more):
-    """The script in a process of its own, with the package on its path."""
-    path = str(pathlib.Path(BINARY).parent / "python")
-    return subprocess.run([sys.executable, "-c", script, *map(str, arguments)], text=True, timeout=300,
-                          capture_output=True, env=os.environ | {"PYTHONPATH": path}, **more)
 
 
 def words_of(stderr):
@@ -61,7 +52,7 @@ def test_unknown_options_and_values_that_are_none(models):
         hetmem.Trainer(models["gpt2"], batchsize=2)
     with pytest.raises(TypeError, match="learning_rate"):
         hetmem.Trainer(models["gpt2"], learning_rate=object())
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="give model"):
         hetmem.Trainer()
     hetmem.Trainer(models["gpt2"], learning_rate=np.float64(1e-3), batch_size=np.int32(2), steps=None,
                    sequence_length=33).close()

@@ -1,12 +1,15 @@
-"""Names and defaults of the options: the contract, the command line and Python agree."""
+"""Names and defaults of the options: the contract, the command line and Python agree; and what the
+package says of itself is complete."""
 
+import ast
 import inspect
+import pathlib
 import re
 
 import hetmem
 import pytest
 from conftest import hetmem as command
-from hetmem._options import GenerateOptions, TrainOptions
+from hetmem._options import GenerateOptions, PlanOptions, TrainOptions
 
 # The table of the contract: flag -> default, as its page has it; None where it gives none.
 CONTRACT = {
@@ -65,12 +68,41 @@ def test_help_shows_the_table(name):
 
 def test_keywords_are_the_table():
     train = {row["name"] for row in hetmem.option_table()}
-    assert keywords(hetmem.Trainer) == keywords(hetmem.plan) == train
+    data = {row["name"] for row in hetmem.option_table() if row["group"] == "Data"}
+    assert data == {"data", "eval-data", "data-glob"}  # they "belong to `train` alone"
+    assert keywords(hetmem.Trainer) == train | {"config"}
+    assert keywords(hetmem.plan) == train - data | {"config"}
     assert keywords(hetmem.generate) == {row["name"] for row in hetmem.option_table("generate")}
     typed = {name.replace("_", "-") for name in TrainOptions.__annotations__}
     assert typed == train - {"model"}
+    typed = {name.replace("_", "-") for name in PlanOptions.__annotations__}
+    assert typed == train - data - {"model"}
     typed = {name.replace("_", "-") for name in GenerateOptions.__annotations__}
     assert typed == keywords(hetmem.generate) - {"model", "prompt"}
+
+
+def test_the_stub_is_the_module():
+    """Every name and every method, none more."""
+    compiled = hetmem._hetmem
+    stub = ast.parse(pathlib.Path(hetmem.__file__).with_name("_hetmem.pyi").read_text())
+    named = {node.name: node for node in stub.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    assert set(named) == {name for name in vars(compiled) if not name.startswith("_")}
+    for name, node in named.items():
+        if isinstance(node, ast.ClassDef):
+            methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)} - {"__init__"}
+            assert methods == {name for name in vars(getattr(compiled, name)) if not name.startswith("_")}
+
+
+def test_everything_public_says_what_it_is():
+    for name in set(hetmem.__all__) - {"__version__"}:
+        thing = getattr(hetmem, name)
+        assert thing.__doc__, name
+        for method, function in vars(thing).items() if inspect.isclass(thing) else [(name, thing)]:
+            if method.startswith("_") or not inspect.isfunction(function):
+                continue
+            assert function.__doc__ or method in ("keys", "values", "items"), (name, method)
+            arguments = set(inspect.getfullargspec(function).args) - {"self"}
+            assert arguments | {"return"} <= set(function.__annotations__), (name, method)
 
 
 def test_docstrings_show_the_table():
