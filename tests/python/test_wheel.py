@@ -10,6 +10,7 @@ import sys
 import venv
 import zipfile
 
+import hetmem
 import numpy
 import pytest
 from conftest import BINARY, ROOT, metrics, train
@@ -145,19 +146,48 @@ def test_the_source_archive_builds_the_same_wheel(wheel, tmp_path):
     assert contents(again) == contents(wheel)
 
 
-def test_pytorch_in_the_process_changes_no_bit(wheel, models, data, tmp_path):
-    """Its own OpenMP and oneDNN are another's, whichever comes first."""
+# Of what is declared in headers of the standard library there is one in a process, on purpose.
+SHARED_OF_STANDARD_LIBRARY = re.compile("_ZZ?N?K?St")
+
+
+@pytest.mark.parametrize("first", ["import ssl, torch, hetmem", "import hetmem, torch, ssl"])
+def test_its_libraries_are_its_own(unpacked, models, data, tmp_path, first):
+    """Beside PyTorch, which has an OpenMP of its own and shows it to all, and beside Python's own
+    OpenSSL, whichever comes first: the loader itself says what it binds to what."""
     want = [line["loss"] for line in train(models["llama"], data, tmp_path / "cli", **RUN)]
-    unpacked = tmp_path / "unpacked"
-    zipfile.ZipFile(wheel).extractall(unpacked)
-    for first in ("import torch, hetmem", "import hetmem, torch"):
-        script = f"""
+    script = f"""
 import json, sys
 {first}
+ssl.create_default_context()
 torch.ones(300, 300) @ torch.ones(300, 300)
 with hetmem.Trainer(sys.argv[1], **json.loads(sys.argv[3])) as trainer:
     print(json.dumps(trainer.train(sys.argv[2]).losses))
+    assert trainer.plan.tiers.disk.peak > 0
+torch.ones(300, 300) @ torch.ones(300, 300)
 """
-        out = run(sys.executable, "-c", script, models["llama"], data, json.dumps(RUN), cwd=tmp_path,
-                  env=os.environ | {"PYTHONPATH": str(unpacked)})
-        assert json.loads(out) == want
+    options = RUN | dict(host_memory=0, disk=[str(tmp_path)], disk_memory="64MiB", encrypt_disk=True,
+                         device_memory=hetmem.plan(models["llama"], host_memory=0, disk_memory="64MiB",
+                                                   **RUN).smallest_device_memory)
+    out = run(sys.executable, "-c", script, models["llama"], data, json.dumps(options), cwd=tmp_path,
+              env=os.environ | {"PYTHONPATH": str(unpacked), "LD_BIND_NOW": "1", "LD_DEBUG": "bindings",
+                                "LD_DEBUG_OUTPUT": str(tmp_path / "loader")})
+    assert json.loads(out) == want
+    bound = re.compile(rf"binding file {unpacked}/\S+ \[0\] to (\S+) \[0\]: \w+ symbol `(\w+)'")
+    found = set()
+    for path in tmp_path.glob("loader.*"):
+        with path.open() as lines:
+            found.update(match.groups() for match in map(bound.search, lines) if match)
+    own = {symbol for path, symbol in found if path.startswith(str(unpacked))}
+    assert own >= {"hetmem_GOMP_parallel", "hetmem_EVP_aes_256_gcm", "hetmem_cblas_sgemm"}
+    others = {(path, symbol) for path, symbol in found
+              if not path.startswith(str(unpacked)) and not symbol.startswith("Py") and symbol[:3] != "_Py"
+              and not ASSUMED.fullmatch(os.path.basename(path))}
+    assert not [pair for pair in others if not SHARED_OF_STANDARD_LIBRARY.match(pair[1])]
+
+
+def test_names_of_its_libraries_are_its_own(unpacked):
+    libraries = elf_files(unpacked / "hetmem" / "lib")
+    assert len(libraries) > 5
+    for path in libraries:
+        assert re.fullmatch(r"lib[\w-]+-[0-9a-f]{8}\.so[.\d]*", path.name), path.name
+        assert dynamic(path, "SONAME") == [path.name]
