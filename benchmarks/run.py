@@ -1,5 +1,5 @@
 """hetmem beside PyTorch on this machine: whole steps, memory, the optimizer (beside DeepSpeed's, too),
-start-up; its tokenizer beside Hugging Face's, its disk tier beside fio. Both sides run in turns, the best of several counts; the result goes to
+start-up, what Python adds; its tokenizer beside Hugging Face's, its disk tier beside fio. Both sides run in turns, the best of several counts; the result goes to
 benchmarks/results/ as JSON.
 
     .venv/bin/python benchmarks/run.py [--rounds N] [--out FILE] [--only PART...]
@@ -215,6 +215,42 @@ def bench_start(smollm2):
     return results
 
 
+# Prints the time that the import takes, or what steps take in all beside what they say of themselves.
+IMPORT = "import time; begin = time.perf_counter(); import hetmem; print(time.perf_counter() - begin)"
+STEPS_OF_PYTHON = """
+import sys, time, numpy, hetmem
+with hetmem.Trainer(sys.argv[1], from_scratch=True, batch_size=4, sequence_length=64) as trainer:
+    batch = numpy.random.RandomState(0).randint(0, 257, trainer.step_shape).astype(numpy.int32)
+    for _ in range(5):
+        trainer.step(batch)
+    begin = time.perf_counter()
+    inside = sum(trainer.step(batch).seconds for _ in range(100))
+    print((time.perf_counter() - begin) / inside - 1)
+"""
+SMALL = {"model_type": "llama", "vocab_size": 257, "hidden_size": 128, "intermediate_size": 384,
+         "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
+
+
+def bench_python(rounds):
+    """What Python adds: the import, NumPy's included, and the way in and out of a step of a small
+    model."""
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(HETMEM).parent / "python")}
+
+    def least(script, *words):
+        return min(float(subprocess.run([sys.executable, "-c", script, *words], env=environment, check=True,
+                                        capture_output=True, text=True).stdout)
+                   for _ in range(max(rounds, 3)))
+
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "config.json").write_text(json.dumps(SMALL))
+        imported = least(IMPORT)
+        added = least(STEPS_OF_PYTHON, folder)
+    return [result_of("import hetmem", imported, "s", "bar", 0.15, 0.15 / imported, {}),
+            result_of("Trainer.step, beside the step itself", added, "of a step", "bar", 0.01,
+                      0.01 / added, {"model": "llama, 4 layers of 128", "tokens": 256})]
+
+
 def bench_tokenizer(rounds):
     """One thread each, on the sources of the Python standard library; hetmem reads the vocabulary and
     the text and writes the tokens in its time, tokenizers has both in memory."""
@@ -261,6 +297,7 @@ def main():
         "adam": lambda: bench_adam(options.rounds),
         "disk": lambda: bench_disk(options.rounds),
         "start": lambda: bench_start(SMOLLM2),
+        "python": lambda: bench_python(options.rounds),
         "tokenizer": lambda: bench_tokenizer(options.rounds),
     }
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts),
