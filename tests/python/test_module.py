@@ -1,6 +1,7 @@
 """The Python package: the numbers of the binary, bit for bit, and what its calls give and take."""
 
 import json
+import sys
 
 import hetmem
 import numpy as np
@@ -459,6 +460,14 @@ def test_progress_is_a_bar(models, data, capsys):
         assert "3/3" in capsys.readouterr().err
         trainer.train(data, steps=3)
         assert capsys.readouterr().err == ""  # no terminal
+
+
+def test_without_tqdm_progress_is_a_line(models, data, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        losses = trainer.train(data, steps=2, progress=True).losses
+    shown = capsys.readouterr().err
+    assert f"step 1/2: loss {losses[0]:.4f}" in shown and f"step 2/2: loss {losses[1]:.4f}" in shown
 
 
 def test_data_sets_in_three_lines(tmp_path, models):
