@@ -329,7 +329,8 @@ def test_plan_is_that_of_the_command_line(models):
 
 def test_a_plan_reads_no_data(models, data, tmp_path):
     """The flags of train serve plan, but for those that name data."""
-    shape = dict(batch_size=2, sequence_length=33)
+    shape = dict(batch_size=2, sequence_length=33, device_memory="16MiB", host_memory="16MiB")
+    train(models["gpt2"], data, tmp_path / "run", steps=1, **shape)  # keeps rates, once
     want = hetmem.plan(models["gpt2"], **shape)
     assert hetmem.plan(models["gpt2"], steps=3, save_steps=1, shuffle=False, **shape) == want
     for name in ("data", "eval_data", "data_glob"):
@@ -339,7 +340,6 @@ def test_a_plan_reads_no_data(models, data, tmp_path):
             hetmem.plan(models["gpt2"], **{name: data})
         assert done.stderr == f"hetmem: error: {raised.value}\n"
     # The configuration that a run leaves names its data; both pass over them.
-    train(models["gpt2"], data, tmp_path / "run", steps=1, **shape)
     config = tmp_path / "run" / "config.yaml"
     assert "data:" in config.read_text()
     assert hetmem.plan(config=config) == want

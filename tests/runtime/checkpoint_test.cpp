@@ -13,6 +13,7 @@
 #include "io/json.h"
 #include "io/manifest.h"
 #include "runtime/checkpoint_writer.h"
+#include "runtime/schedule.h"
 #include "tests/runtime/tiny_models.h"
 
 namespace hetmem {
@@ -374,7 +375,7 @@ TEST(Checkpoint, AFlippedBitOnTheWayToTheDiskIsFoundWhenItIsLoaded) {
       if (!fired) continue;
       try {
         Trainer other(config, kLast);
-        load_checkpoint(other, out.path() + "/c", &some_data());
+        load_checkpoint(other, out.path() + "/c", &some_data().identity);
         ADD_FAILURE() << file << " " << call;
       } catch (const Error& error) {
         EXPECT_TRUE(error.kind() == ErrorKind::kCorrupt || error.kind() == ErrorKind::kBadInput);
