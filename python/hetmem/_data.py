@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from typing import TYPE_CHECKING, Any, Iterator, Sequence, Union
 
 import numpy as np
@@ -152,6 +151,8 @@ def data_paths(data: Any, what: str, vocabulary: int) -> Iterator[list[str]]:
     if isinstance(data, (list, tuple)) and data and isinstance(data[0], (str, os.PathLike)):
         yield [os.fspath(path) for path in data]
         return
+    import tempfile  # here: it takes longer to import than the rest of this package
+
     stream = token_stream(data, what)
     with tempfile.TemporaryDirectory(prefix="hetmem-data-") as folder:
         path = os.path.join(folder, "tokens.bin")

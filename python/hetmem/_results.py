@@ -3,7 +3,6 @@ notebook, with the tiers as bars."""
 
 from __future__ import annotations
 
-import html
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Iterator, Mapping
@@ -191,7 +190,9 @@ class TrainResult:
         return f"TrainResult(steps={self.steps}, loss {fell}{out})"
 
     def _repr_html_(self) -> str:
-        return f"<div>{html.escape(repr(self))}</div>{curve_html(self.losses)}"
+        from html import escape  # where it is used: it takes its time to import
+
+        return f"<div>{escape(repr(self))}</div>{curve_html(self.losses)}"
 
 
 class Plan:
@@ -245,9 +246,11 @@ class Plan:
                 f"limited_by={self.limited_by!r})")
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         verdict = (f"fits; a step takes about {self.step_seconds:.3g} s, limited by {self.limited_by}"
                    if self.fits else "does not fit")
-        return (f"<div><b>{self.parameters / 1e6:.1f} M parameters</b>: {html.escape(verdict)}</div>"
+        return (f"<div><b>{self.parameters / 1e6:.1f} M parameters</b>: {escape(verdict)}</div>"
                 + self.tiers._repr_html_())
 
 
