@@ -1,6 +1,7 @@
 // The hetmem binary: reads the command line, runs one sub-command, prints errors in one line.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -268,6 +269,8 @@ int run(int argc, char** argv) {
 }  // namespace hetmem::apps
 
 int main(int argc, char** argv) {
+  // A write past the limit on the size of files fails as on a full disk, instead of by a signal.
+  std::signal(SIGXFSZ, SIG_IGN);
   std::string message;
   int code = 1;
   try {

@@ -28,6 +28,12 @@ constexpr std::array kSites{
     SiteName{FaultSite::kFileWrite, "file.write"},
     SiteName{FaultSite::kFileSync, "file.sync"},
     SiteName{FaultSite::kFileRename, "file.rename"},
+    SiteName{FaultSite::kDiskCreate, "disk.create"},
+    SiteName{FaultSite::kDiskReserve, "disk.reserve"},
+    SiteName{FaultSite::kDiskDirect, "disk.direct"},
+    SiteName{FaultSite::kDiskRing, "disk.ring"},
+    SiteName{FaultSite::kDiskRead, "disk.read"},
+    SiteName{FaultSite::kDiskWrite, "disk.write"},
     SiteName{FaultSite::kTierReserve, "tier.reserve"},
     SiteName{FaultSite::kMemoryAllocate, "memory.allocate"},
     SiteName{FaultSite::kCopy, "copy"},
@@ -61,20 +67,27 @@ constexpr std::array kFaults{
     FaultName{"EMFILE", {Kind::kError, EMFILE}},
     FaultName{"short", {Kind::kShort}},
     FaultName{"flip", {Kind::kBitFlip}},
+    FaultName{"stale", {Kind::kStale}},
     FaultName{"fail", {Kind::kFail}},
     FaultName{"stop", {Kind::kStop}},
     FaultName{"kill", {Kind::kKill}},
 };
 
+bool reads_or_writes(FaultSite site) {
+  return site == FaultSite::kFileRead || site == FaultSite::kFileWrite ||
+         site == FaultSite::kDiskRead || site == FaultSite::kDiskWrite;
+}
+
 bool has(FaultSite site, Kind kind) {
   switch (kind) {
     case Kind::kError:
-      return site <= FaultSite::kFileRename;
+      return site <= FaultSite::kDiskWrite;
     case Kind::kShort:
-      return site == FaultSite::kFileRead || site == FaultSite::kFileWrite;
+      return reads_or_writes(site);
     case Kind::kBitFlip:
-      return site == FaultSite::kFileRead || site == FaultSite::kFileWrite ||
-             site == FaultSite::kCopy;
+      return reads_or_writes(site) || site == FaultSite::kCopy;
+    case Kind::kStale:
+      return site == FaultSite::kFileWrite || site == FaultSite::kDiskWrite;
     case Kind::kFail:
       return site >= FaultSite::kTierReserve && site <= FaultSite::kCopy;
     case Kind::kNone:
@@ -94,6 +107,11 @@ bool has(FaultSite site, Kind kind) {
 }  // namespace
 
 std::atomic<FaultPlan*> FaultPlan::active_{nullptr};
+
+bool Fault::fails() const {
+  if (kind == Kind::kError) errno = code;
+  return kind == Kind::kError;
+}
 
 void Fault::flip_bit(void* data, int64_t bytes) const {
   if (bytes <= 0) return;

@@ -1,6 +1,6 @@
-// FaultPlan: faults that tests inject where this process meets files, memory and copies, and points
-// at which they kill it. A seam asks next_fault() at each of its calls and does what it is told;
-// without a plan that is one relaxed load.
+// FaultPlan: faults that tests inject where this process meets files, disks, memory and copies, and
+// points at which they kill it. A seam asks next_fault() at each of its calls and does what it is
+// told; without a plan that is one relaxed load.
 //
 //   const FaultPlan::Session faults("file.write@optimizer.safetensors:3=ENOSPC");   // in a test
 //   HETMEM_FAULTS="checkpoint.manifest:2=kill" hetmem train ...                     // or a binary
@@ -27,6 +27,13 @@ enum class FaultSite : uint8_t {
   kFileWrite,
   kFileSync,
   kFileRename,
+  // The disk tier; the subject is the path.
+  kDiskCreate,
+  kDiskReserve,
+  kDiskDirect,
+  kDiskRing,
+  kDiskRead,
+  kDiskWrite,
   // Memory; the subject is the name of the tier.
   kTierReserve,
   kMemoryAllocate,
@@ -56,14 +63,17 @@ struct Fault {
     kError,    // the call fails with errno `code`
     kShort,    // the call moves half of its bytes
     kBitFlip,  // one bit of what is moved is another
+    kStale,    // the call says that it wrote, and what was there before stays
     kFail,     // memory is refused, a copy fails
     kStop,     // the process stops by SIGSTOP until it is told to go on; a seam never sees it
     kKill,     // the process ends by SIGKILL; a seam never sees it
   };
   Kind kind = Kind::kNone;
   int code = 0;
-  // Which bit flips, of `bytes` of them: drawn from the number of the call.
-  uint64_t draw = 0;
+  uint64_t draw = 0;  // from the number of the call
+  // Whether the call is to fail with an errno, which is then set.
+  bool fails() const;
+  // Which bit of `bytes` bytes is drawn from the number of the call.
   void flip_bit(void* data, int64_t bytes) const;
 };
 

@@ -37,20 +37,15 @@ ErrorKind kind_of_creation_failure(int code) {
 }
 
 // The system's calls behind the seam of the FaultPlan: they fail as the system's do.
-bool told_to_fail(const Fault& fault) {
-  if (fault.kind == Fault::Kind::kError) errno = fault.code;
-  return fault.kind == Fault::Kind::kError;
-}
-
 int open_file(FaultSite site, const std::string& path, int flags) {
-  if (told_to_fail(next_fault(site, path))) return -1;
+  if (next_fault(site, path).fails()) return -1;
   return ::open(path.c_str(), flags | O_CLOEXEC, 0666);
 }
 
 ssize_t read_some(int descriptor, const std::string& path, void* to, int64_t bytes,
                   int64_t offset) {
   const Fault fault = next_fault(FaultSite::kFileRead, path);
-  if (told_to_fail(fault)) return -1;
+  if (fault.fails()) return -1;
   if (fault.kind == Fault::Kind::kShort) bytes = (bytes + 1) / 2;
   const ssize_t got = ::pread(descriptor, to, static_cast<size_t>(bytes), offset);
   if (fault.kind == Fault::Kind::kBitFlip) fault.flip_bit(to, got);
@@ -60,7 +55,8 @@ ssize_t read_some(int descriptor, const std::string& path, void* to, int64_t byt
 ssize_t write_some(int descriptor, const std::string& path, const void* from, int64_t bytes,
                    int64_t offset) {
   const Fault fault = next_fault(FaultSite::kFileWrite, path);
-  if (told_to_fail(fault)) return -1;
+  if (fault.fails()) return -1;
+  if (fault.kind == Fault::Kind::kStale) return bytes;
   if (fault.kind == Fault::Kind::kShort) bytes = (bytes + 1) / 2;
   if (fault.kind != Fault::Kind::kBitFlip) {
     return ::pwrite(descriptor, from, static_cast<size_t>(bytes), offset);
@@ -71,11 +67,11 @@ ssize_t write_some(int descriptor, const std::string& path, const void* from, in
 }
 
 int sync_file(int descriptor, const std::string& path) {
-  return told_to_fail(next_fault(FaultSite::kFileSync, path)) ? -1 : ::fsync(descriptor);
+  return next_fault(FaultSite::kFileSync, path).fails() ? -1 : ::fsync(descriptor);
 }
 
 int rename_path(const std::string& from, const std::string& to, unsigned flags = 0) {
-  if (told_to_fail(next_fault(FaultSite::kFileRename, to))) return -1;
+  if (next_fault(FaultSite::kFileRename, to).fails()) return -1;
   return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags);
 }
 
@@ -265,14 +261,21 @@ std::string read_text_file(const std::string& path) {
   return text;
 }
 
+std::string unfinished_path(const std::string& path) { return path + ".tmp"; }
+
 void write_text_file(const std::string& path, std::string_view text) {
-  const std::string temporary = path + ".tmp";
-  {
-    File file = File::create(temporary);
-    file.write(0, text.data(), static_cast<int64_t>(text.size()));
-    file.sync();
+  const std::string temporary = unfinished_path(path);
+  try {
+    {
+      File file = File::create(temporary);
+      file.write(0, text.data(), static_cast<int64_t>(text.size()));
+      file.sync();
+    }
+    if (rename_path(temporary, path) != 0) fail(ErrorKind::kStorage, "rename to", path);
+  } catch (const Error&) {
+    ::unlink(temporary.c_str());
+    throw;
   }
-  if (rename_path(temporary, path) != 0) fail(ErrorKind::kStorage, "rename to", path);
 }
 
 void make_folders(const std::string& path) {

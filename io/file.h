@@ -37,6 +37,8 @@ class File {
 std::string read_text_file(const std::string& path);
 // Writes, syncs and renames into place. Throws Error (kStorage).
 void write_text_file(const std::string& path, std::string_view text);
+// Where it is until it is complete; a process that is killed leaves it there.
+std::string unfinished_path(const std::string& path);
 
 // Makes a folder and those above it that are not there, so that they stay. Throws Error (kStorage,
 // kBadInput); nothing is then left.

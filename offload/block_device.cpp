@@ -10,6 +10,7 @@
 
 #include "core/byte_size.h"
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "device/cpu/memory_guard.h"
 
 namespace hetmem {
@@ -19,8 +20,10 @@ struct AlignedBlock {
   alignas(kBlockBytes) char bytes[kBlockBytes] = {};
 };
 
-[[noreturn]] void fail(const std::string& what, const std::string& path, int code) {
-  throw Error(ErrorKind::kStorage, "cannot " + what + " " + path + ": " + std::strerror(code));
+[[noreturn]] void fail(const std::string& what, const std::string& path, int code,
+                       const std::string& advice) {
+  throw Error(ErrorKind::kStorage,
+              "cannot " + what + " " + path + ": " + std::strerror(code) + advice);
 }
 
 [[noreturn]] void fail_for_space(const std::string& path, int64_t bytes, int64_t free) {
@@ -37,17 +40,23 @@ int64_t free_bytes(int descriptor) {
   return static_cast<int64_t>(info.f_bavail) * static_cast<int64_t>(info.f_frsize);
 }
 
+int reserve(const std::string& path, int descriptor, int64_t bytes) {
+  if (next_fault(FaultSite::kDiskReserve, path).fails()) return errno;
+  return ::posix_fallocate(descriptor, 0, bytes);
+}
+
 // Takes the space now, so that no write finds the disk full later. What is asked of a file system
 // that does not have it is refused first: it would be filled up before it failed.
 void take_space(const std::string& path, int descriptor, int64_t bytes) {
   const int64_t free = free_bytes(descriptor);
   if (bytes > free) fail_for_space(path, bytes, free);
   int code = EINTR;
-  while (code == EINTR) code = ::posix_fallocate(descriptor, 0, bytes);
-  if (code == ENOSPC || code == EDQUOT || code == EFBIG) {
-    fail_for_space(path, bytes, free_bytes(descriptor));
+  while (code == EINTR) code = reserve(path, descriptor, bytes);
+  if (code == ENOSPC || code == EDQUOT) fail_for_space(path, bytes, free_bytes(descriptor));
+  if (code != 0) {
+    fail("take " + format_byte_size(bytes) + " for", path, code,
+         "; lower --disk-memory or give --disk another folder");
   }
-  if (code != 0) fail("take space for", path, code);
 }
 
 }  // namespace
@@ -57,8 +66,10 @@ BlockFile::BlockFile(std::string path, int descriptor)
 
 BlockFile BlockFile::create(const std::string& path, int64_t bytes) {
   HETMEM_ASSERT(bytes > 0 && bytes % kBlockBytes == 0);
-  const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  if (descriptor < 0) fail("create", path, errno);
+  const bool fails = next_fault(FaultSite::kDiskCreate, path).fails();
+  const int descriptor =
+      fails ? -1 : ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (descriptor < 0) fail("create", path, errno, "; give --disk another folder");
   BlockFile file(path, descriptor);
   take_space(path, descriptor, bytes);
   file.probe_direct();
@@ -67,6 +78,7 @@ BlockFile BlockFile::create(const std::string& path, int64_t bytes) {
 
 // Some file systems refuse direct I/O when a file is opened so, some at the first request.
 void BlockFile::probe_direct() {
+  if (next_fault(FaultSite::kDiskDirect, path_).fails()) return;
   int other = ::open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
   if (other < 0) return;
   const auto block = std::make_unique<AlignedBlock>();

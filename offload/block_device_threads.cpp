@@ -10,29 +10,32 @@
 
 #include "core/error.h"
 #include "device/cpu/memory_guard.h"
+#include "offload/block_call.h"
 #include "offload/block_device.h"
 
 namespace hetmem {
 namespace {
 
-int64_t move_once(int descriptor, const BlockRequest& request, int64_t moved) {
+// The bytes moved, or a negative errno.
+int64_t move_once(const BlockFile& file, const BlockRequest& request, int64_t moved) {
   // The kernel reads and writes the staging memory while the call lasts.
   const MemoryGuard::Scope scope(MemoryGuard::Access::kCopy);
-  char* memory = static_cast<char*>(request.memory) + moved;
-  const auto bytes = static_cast<size_t>(request.bytes - moved);
-  const int64_t offset = request.offset + moved;
-  return request.kind == BlockRequest::Kind::kRead ? ::pread(descriptor, memory, bytes, offset)
-                                                   : ::pwrite(descriptor, memory, bytes, offset);
+  const BlockCall call(file.path(), request, moved);
+  if (call.answer) return call.result(*call.answer);
+  const auto bytes = static_cast<size_t>(call.bytes);
+  const ssize_t now = call.reads ? ::pread(file.descriptor(), call.memory, bytes, call.offset)
+                                 : ::pwrite(file.descriptor(), call.memory, bytes, call.offset);
+  return call.result(now < 0 ? -errno : now);
 }
 
-// The bytes moved, or a negative errno. A call that stops early without an error is asked for the
-// rest until nothing moves.
-int64_t move_all(int descriptor, const BlockRequest& request) {
+// The same for all of a request. A call that stops early without an error is asked for the rest
+// until nothing moves.
+int64_t move_all(const BlockFile& file, const BlockRequest& request) {
   int64_t moved = 0;
   while (moved < request.bytes) {
-    const int64_t now = move_once(descriptor, request, moved);
-    if (now < 0 && errno == EINTR) continue;
-    if (now < 0) return -errno;
+    const int64_t now = move_once(file, request, moved);
+    if (now == -EINTR) continue;
+    if (now < 0) return now;
     moved += now;
     if (now == 0 || now % kBlockBytes != 0) break;
   }
@@ -41,8 +44,7 @@ int64_t move_all(int descriptor, const BlockRequest& request) {
 
 class ThreadDevice final : public BlockDevice {
  public:
-  ThreadDevice(const BlockFile& file, int depth)
-      : descriptor_(file.descriptor()), slots_(static_cast<size_t>(depth)) {
+  ThreadDevice(const BlockFile& file, int depth) : file_(file), slots_(static_cast<size_t>(depth)) {
     for (int i = 0; i < depth; ++i) threads_.emplace_back([this] { run(); });
   }
 
@@ -88,7 +90,7 @@ class ThreadDevice final : public BlockDevice {
       Slot& slot = slots_[static_cast<size_t>(queue_.front())];
       queue_.pop_front();
       lock.unlock();
-      const int64_t result = move_all(descriptor_, slot.request);
+      const int64_t result = move_all(file_, slot.request);
       lock.lock();
       slot.result = result;
       slot.busy = false;
@@ -96,7 +98,7 @@ class ThreadDevice final : public BlockDevice {
     }
   }
 
-  const int descriptor_;
+  const BlockFile& file_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable done_;

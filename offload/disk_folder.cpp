@@ -13,6 +13,7 @@
 
 #include "core/byte_size.h"
 #include "core/error.h"
+#include "core/fault_plan.h"
 #include "core/log.h"
 
 namespace hetmem {
@@ -81,7 +82,7 @@ DiskFolder::Private::Private(const std::string& parent) {
 // one is tried.
 bool DiskFolder::Private::try_make(const std::string& parent) {
   std::string path = parent + "/" + kPrefix + "XXXXXX";
-  if (::mkdtemp(path.data()) == nullptr) {
+  if (next_fault(FaultSite::kDiskCreate, path).fails() || ::mkdtemp(path.data()) == nullptr) {
     const bool full = errno == ENOSPC || errno == EDQUOT || errno == EIO;
     throw Error(full ? ErrorKind::kStorage : ErrorKind::kBadInput,
                 "cannot make a folder in --disk " + parent + ": " + std::strerror(errno));

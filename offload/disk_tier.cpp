@@ -153,13 +153,23 @@ DiskTier::~DiskTier() {
 }
 
 std::unique_ptr<DiskLane> DiskTier::make_lane(const DiskOptions& options, const BlockFile& file,
-                                              char* staging) const {
+                                              char* staging) {
+  return std::make_unique<DiskLane>(file, make_device(options, file, staging), staging,
+                                    options.depth, options.piece_bytes);
+}
+
+// A ring more may be one too many, of memory or of descriptors; threads then do.
+std::unique_ptr<BlockDevice> DiskTier::make_device(const DiskOptions& options,
+                                                   const BlockFile& file, char* staging) {
   const int64_t bytes = lane_bytes(options);
-  auto device = options.make_device
-                    ? options.make_device(file, staging, bytes)
-                    : make_block_device(backend_.backend, file, options.depth, staging, bytes);
-  return std::make_unique<DiskLane>(file, std::move(device), staging, options.depth,
-                                    options.piece_bytes);
+  if (options.make_device) return options.make_device(file, staging, bytes);
+  try {
+    return make_block_device(backend_.backend, file, options.depth, staging, bytes);
+  } catch (const Error& error) {
+    if (options.backend || backend_.backend != BlockBackend::kIoUring) throw;
+    backend_ = {BlockBackend::kThreads, error.what()};
+    return make_block_device(backend_.backend, file, options.depth, staging, bytes);
+  }
 }
 
 DiskLane& DiskTier::lane(size_t folder, BlockRequest::Kind kind) {

@@ -118,7 +118,9 @@ class DiskTier {
                                       int64_t generation);
   DiskLane& lane(size_t folder, BlockRequest::Kind kind);
   std::unique_ptr<DiskLane> make_lane(const DiskOptions& options, const BlockFile& file,
-                                      char* staging) const;
+                                      char* staging);
+  std::unique_ptr<BlockDevice> make_device(const DiskOptions& options, const BlockFile& file,
+                                           char* staging);
 
   Tier tier_;
   const RunId run_ = make_run_id();

@@ -67,14 +67,17 @@ std::string metrics_line(const StepReport& report) {
   return line.dump();
 }
 
-// What a run writes into its folder, left-overs of a commit that was cut off included.
+// The files of a run, each written at once by write_text_file().
+constexpr std::array kRunFiles{"config.yaml", "plan.json", "access_trace.json", "metrics.jsonl",
+                               "report.html"};
+
+// What a run writes into its folder, left-overs of what was cut off included.
 bool is_written_by_runs(const std::string& name) {
-  constexpr std::array kNames{"config.yaml",   "plan.json",   "access_trace.json",
-                              "metrics.jsonl", "report.html", "tensorboard",
-                              "final"};
-  return std::find(kNames.begin(), kNames.end(), name) != kNames.end() ||
-         name.starts_with("checkpoint-") || name.starts_with("final.tmp-") ||
-         name.starts_with("final.old-");
+  const bool is_file = std::any_of(kRunFiles.begin(), kRunFiles.end(), [&](const char* file) {
+    return name == file || name == unfinished_path(file);
+  });
+  return is_file || name == "tensorboard" || name == "final" || name.starts_with("checkpoint-") ||
+         name.starts_with("final.tmp-") || name.starts_with("final.old-");
 }
 
 bool is_inside(const fs::path& path, const fs::path& folder) {
@@ -349,6 +352,11 @@ class Loop {
   void begin_writing(Trainer& trainer, OutputFolder& folder) {
     folder.remove_old_run();
     AtomicDirectory::remove_abandoned(folder.path());
+    // Some are not written again: a run that goes on at its last step has no new plan or report.
+    for (const char* file : kRunFiles) {
+      std::error_code code;
+      fs::remove(unfinished_path(folder.path() + "/" + file), code);
+    }
     // Before anything of this branch is there: what is found from now on is of one branch.
     set_aside_ = set_aside_checkpoints(folder.path(), newest_kept_);
     const std::string metrics_path = folder.path() + "/metrics.jsonl";

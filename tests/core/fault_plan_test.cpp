@@ -36,6 +36,17 @@ TEST(FaultPlan, CountsTheCallsOfItsSiteAndSubject) {
   EXPECT_EQ(faults.fired(), 4);
 }
 
+TEST(FaultPlan, SaysOfAnErrorWhichItIs) {
+  const FaultPlan::Session faults("disk.write@/swap/:1=EIO;disk.write:2=stale");
+  EXPECT_FALSE(next_fault(FaultSite::kDiskWrite, "/elsewhere/chunks").fails());
+  errno = 0;
+  EXPECT_TRUE(next_fault(FaultSite::kDiskWrite, "/swap/chunks").fails());
+  EXPECT_EQ(errno, EIO);
+  errno = 0;
+  EXPECT_FALSE(next_fault(FaultSite::kDiskRead, "/swap/chunks").fails());
+  EXPECT_EQ(errno, 0);
+}
+
 TEST(FaultPlan, EndsWithItsSession) {
   { const FaultPlan::Session faults("tier.reserve:1=fail"); }
   EXPECT_EQ(next_fault(FaultSite::kTierReserve, "host").kind, Kind::kNone);
@@ -72,29 +83,20 @@ TEST(FaultPlan, KillsTheProcessAtAPoint) {
 }
 
 TEST(FaultPlan, RefusesWhatItDoesNotKnow) {
-  for (const char* text : {"file.write",
-                           "file.write:1",
-                           "file.write=EIO",
-                           "file.writ:1=EIO",
-                           "file.write:0=EIO",
-                           "file.write:x=EIO",
-                           "file.write:1x=EIO",
-                           "file.write:=EIO",
-                           "file.write:-1=EIO",
-                           "file.write:1=EWHAT",
-                           "file.write:1=",
-                           "file.write@:1=EIO",
-                           "file.write:1=fail",
-                           "tier.reserve:1=EIO",
-                           "tier.reserve:1=flip",
-                           "file.sync:1=short",
-                           "step.done:1=EIO",
-                           "step.done@x:1=kill",
-                           "file.write:1=EIO;",
-                           ";file.write:1=EIO",
-                           "file.write:1=EIO ",
-                           "file.write:++=EIO",
-                           "file.write:9999999999999999999=EIO"}) {
+  for (const char* text : {"file.write",          "file.write:1",
+                           "file.write=EIO",      "file.writ:1=EIO",
+                           "file.write:0=EIO",    "file.write:x=EIO",
+                           "file.write:1x=EIO",   "file.write:=EIO",
+                           "file.write:-1=EIO",   "file.write:1=EWHAT",
+                           "file.write:1=",       "file.write@:1=EIO",
+                           "file.write:1=fail",   "tier.reserve:1=EIO",
+                           "tier.reserve:1=flip", "file.sync:1=short",
+                           "file.read:1=stale",   "disk.read:1=stale",
+                           "disk.write:1=fail",   "disk.reserve:1=short",
+                           "disk.ring:1=flip",    "step.done:1=EIO",
+                           "step.done@x:1=kill",  "file.write:1=EIO;",
+                           ";file.write:1=EIO",   "file.write:1=EIO ",
+                           "file.write:++=EIO",   "file.write:9999999999999999999=EIO"}) {
     try {
       const FaultPlan plan(text);
       ADD_FAILURE() << text;

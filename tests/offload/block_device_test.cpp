@@ -2,9 +2,11 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "core/fault_plan.h"
 #include "device/cpu/memory_guard.h"
 #include "device/tier.h"
 #include "tests/offload/disk_fixture.h"
@@ -74,6 +76,69 @@ TEST_P(BlockDevices, AnErrorIsTheResultOfItsRequestAlone) {
   EXPECT_EQ(device_->wait(0), kBlockBytes);
 }
 
+TEST_P(BlockDevices, WhatMovesLessIsAskedForAgain) {
+  const std::vector<char> sent = random_payload(kBytes, 2);
+  std::memcpy(memory_.data(), sent.data(), sent.size());
+  const FaultPlan::Session faults(
+      "disk.write:1+=short;disk.read:1+=short;disk.write:2=EINTR;disk.read:1=EINTR");
+  device_->start(1, {BlockRequest::Kind::kWrite, block(0), kBlockBytes, kBytes});
+  EXPECT_EQ(device_->wait(1), kBytes);
+  EXPECT_EQ(bytes_on_disk(file_->path(), kBlockBytes, kBytes), sent);
+  std::memset(memory_.data(), 0, kBytes);
+  device_->start(0, {BlockRequest::Kind::kRead, block(0), kBlockBytes, kBytes});
+  EXPECT_EQ(device_->wait(0), kBytes);
+  EXPECT_EQ(std::memcmp(memory_.data(), sent.data(), sent.size()), 0);
+  // Four blocks go as two, one and one.
+  EXPECT_GE(faults.fired(), 2 * 3);
+}
+
+TEST_P(BlockDevices, AFaultIsTheResultOfItsRequestAlone) {
+  std::memset(memory_.data(), 7, kBytes);
+  const FaultPlan::Session faults("disk.write@/f:2=ENOSPC;disk.read@/f:1=EIO");
+  for (int i = 0; i < 3; ++i) {
+    device_->start(i, request(BlockRequest::Kind::kWrite, i, i * kBlockBytes));
+  }
+  // Threads may take them in another order.
+  std::vector<int64_t> results{device_->wait(0), device_->wait(1), device_->wait(2)};
+  std::sort(results.begin(), results.end());
+  EXPECT_EQ(results, (std::vector<int64_t>{-ENOSPC, kBlockBytes, kBlockBytes}));
+  device_->start(0, request(BlockRequest::Kind::kRead, 0, 0));
+  EXPECT_EQ(device_->wait(0), -EIO);
+  device_->start(0, request(BlockRequest::Kind::kRead, 0, 0));
+  EXPECT_EQ(device_->wait(0), kBlockBytes);
+  EXPECT_EQ(faults.fired(), 2);
+}
+
+TEST_P(BlockDevices, AWriteThatIsLostLeavesWhatWasThere) {
+  for (const char value : {1, 2}) {
+    const FaultPlan::Session faults(value == 2 ? "disk.write:1=stale" : "");
+    std::memset(block(0), value, kBlockBytes);
+    device_->start(0, request(BlockRequest::Kind::kWrite, 0, kBlockBytes));
+    EXPECT_EQ(device_->wait(0), kBlockBytes);
+  }
+  EXPECT_EQ(bytes_on_disk(file_->path(), kBlockBytes, kBlockBytes),
+            std::vector<char>(kBlockBytes, 1));
+}
+
+TEST_P(BlockDevices, OneBitFlipsOnTheWay) {
+  const auto bits_set = [](const std::vector<char>& bytes) {
+    int bits = 0;
+    for (const char byte : bytes) bits += __builtin_popcount(static_cast<unsigned char>(byte));
+    return bits;
+  };
+  std::memset(memory_.data(), 0, kBytes);
+  {
+    const FaultPlan::Session faults("disk.write:1=flip");
+    device_->start(0, request(BlockRequest::Kind::kWrite, 0, 0));
+    EXPECT_EQ(device_->wait(0), kBlockBytes);
+  }
+  EXPECT_EQ(bits_set(bytes_on_disk(file_->path(), 0, kBlockBytes)), 1);
+  const FaultPlan::Session faults("disk.read:1=flip");
+  device_->start(1, request(BlockRequest::Kind::kRead, 1, kBlockBytes));
+  EXPECT_EQ(device_->wait(1), kBlockBytes);
+  EXPECT_EQ(bits_set(std::vector<char>(block(1), block(2))), 1);
+}
+
 TEST_P(BlockDevices, ADeviceThatGoesWaitsForWhatIsUnderWay) {
   std::memset(memory_.data(), 7, kBytes);
   for (int i = 0; i < kDepth; ++i) {
@@ -110,6 +175,35 @@ TEST(BlockFile, MoreThanIsFreeIsRefusedBeforeTheDiskIsFull) {
   struct stat info {};
   ASSERT_EQ(::stat((folder.path() + "/f").c_str(), &info), 0);
   EXPECT_EQ(info.st_size, 0);
+}
+
+TEST(BlockFile, SpaceThatIsNotThereIsRefused) {
+  struct Case {
+    const char* fault;
+    const char* text;
+  };
+  for (const Case& one : {Case{"disk.reserve:1=ENOSPC", "--disk-memory"},
+                          Case{"disk.reserve:1=EDQUOT", "--disk-memory"},
+                          Case{"disk.reserve:1=EIO", "Input/output error"},
+                          Case{"disk.create:1=ENOSPC", "No space left"}}) {
+    const TemporaryFolder folder;
+    const FaultPlan::Session faults(one.fault);
+    const std::string message =
+        error_of(ErrorKind::kStorage, [&] { BlockFile::create(folder.path() + "/f", 1 << 20); });
+    EXPECT_TRUE(contains(message, one.text)) << message;
+    EXPECT_TRUE(contains(message, folder.path())) << message;
+  }
+  const TemporaryFolder folder;
+  const FaultPlan::Session faults("disk.reserve:1=EINTR;disk.direct:1=EINVAL");
+  EXPECT_FALSE(BlockFile::create(folder.path() + "/f", 1 << 20).direct());
+  EXPECT_EQ(faults.fired(), 2);
+}
+
+TEST(BlockBackendChoice, IsThreadsWhereNoRingIsAllowed) {
+  const FaultPlan::Session faults("disk.ring:1=EMFILE");
+  const BlockBackendChoice choice = choose_block_backend();
+  EXPECT_EQ(choice.backend, BlockBackend::kThreads);
+  EXPECT_EQ(choice.reason, std::string("io_uring: ") + std::strerror(EMFILE));
 }
 
 TEST(BlockBackendChoice, IsIoUringWhereItIsAllowedAndSaysWhyElse) {

@@ -1,5 +1,6 @@
 #include "offload/disk_tier.h"
 
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <future>
@@ -7,6 +8,7 @@
 #include <optional>
 #include <thread>
 
+#include "core/fault_plan.h"
 #include "core/philox.h"
 #include "device/cpu/memory_guard.h"
 #include "tests/offload/disk_fixture.h"
@@ -159,6 +161,46 @@ TEST_P(DiskTiers, AStaleSlotIsFoundAndSoIsAStaleBlock) {
   }
   overwrite_on_disk(slot.path(), slot.offset(), now);
   expect_reads(slot, payload, 7);
+}
+
+// Through the seam, whatever the backend: a write that the disk forgets or gets wrong, and a bit
+// that turns on the way back. A slot that is written again is well.
+TEST_P(DiskTiers, WhatADiskGetsWrongIsFoundWhenItIsRead) {
+  const DiskSlot slot = disk_->allocate("m of chunk 3", 4 * kPiece, kOptimizer);
+  int64_t generation = 0;
+  disk_->write(slot, random_payload(4 * kPiece, 0).data(), generation).wait();
+  // Five pieces; the last holds the trailer.
+  for (int call = 1; call <= 5; ++call) {
+    for (const char* fault : {"disk.write:%=stale", "disk.write:%=flip", "disk.read:%=flip"}) {
+      const std::vector<char> payload =
+          random_payload(4 * kPiece, static_cast<uint64_t>(++generation));
+      std::string text = fault;
+      text.replace(text.find('%'), 1, std::to_string(call));
+      {
+        const FaultPlan::Session faults(text);
+        disk_->write(slot, payload.data(), generation).wait();
+        std::vector<char> back(payload.size());
+        std::string message;
+        try {
+          disk_->read(slot, back.data(), generation).wait();
+        } catch (const Error& error) {
+          EXPECT_EQ(error.kind(), ErrorKind::kCorrupt);
+          message = error.what();
+        }
+        EXPECT_EQ(faults.fired(), 1) << text;
+        // A bit of what fills the last block up is no one's.
+        if (message.empty()) {
+          EXPECT_TRUE(call == 5 && !contains(text, "stale")) << text;
+          EXPECT_EQ(back, payload) << text;
+        } else {
+          EXPECT_TRUE(contains(message, "chunk m of chunk 3")) << message;
+          EXPECT_TRUE(contains(message, "resume from a checkpoint")) << message;
+        }
+      }
+      disk_->write(slot, payload.data(), ++generation).wait();
+      expect_reads(slot, payload, generation);
+    }
+  }
 }
 
 TEST_P(DiskTiers, SwappedSlotsAndThoseOfAnotherRunAreFound) {
@@ -525,6 +567,35 @@ TEST(DiskTier, ReadsOfASlotShareIt) {
   EXPECT_EQ(first, payload);
   EXPECT_EQ(second, payload);
   disk.write(slot, payload.data(), 1).wait();
+}
+
+// One ring is there, and one more is one too many: the tier goes on with threads.
+TEST(DiskTier, DoesWithThreadsWhereARingIsRefused) {
+  if (choose_block_backend().backend != BlockBackend::kIoUring) GTEST_SKIP() << "no io_uring";
+  const std::vector<char> payload = random_payload(3 * kPiece, 1);
+  for (const char* call : {"1", "2", "3", "4", "5"}) {
+    const TemporaryFolder one;
+    const TemporaryFolder other;
+    Tier host("host", 1 << 20);
+    const FaultPlan::Session faults(std::string("disk.ring:") + call + "=EMFILE");
+    DiskTier disk(small_options({one.path(), other.path()}), host);
+    EXPECT_EQ(faults.fired(), 1);
+    EXPECT_EQ(disk.description().find("threads"), 0U) << disk.description();
+    EXPECT_TRUE(contains(disk.description(), std::strerror(EMFILE))) << disk.description();
+    for (int i = 0; i < 4; ++i) {
+      const DiskSlot slot = disk.allocate("w", 3 * kPiece, kOptimizer);
+      std::vector<char> back(payload.size());
+      disk.write(slot, payload.data(), 0).wait();
+      disk.read(slot, back.data(), 0).wait();
+      EXPECT_EQ(back, payload);
+    }
+  }
+  const TemporaryFolder folder;
+  DiskOptions asked = small_options({folder.path()});
+  asked.backend = BlockBackend::kIoUring;
+  Tier host("host", 1 << 20);
+  const FaultPlan::Session faults("disk.ring:1=EMFILE");
+  error_of(ErrorKind::kStorage, [&] { const DiskTier disk(asked, host); });
 }
 
 TEST(DiskTier, SaysHowItReachesTheDisk) {

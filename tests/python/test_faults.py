@@ -4,6 +4,7 @@ what needs no process in the C++ tests.)"""
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -89,6 +90,17 @@ def test_a_disk_that_is_full_from_the_start(models, data, tmp_path):
                       **FLAGS)
         assert "No space left on device" in error
         assert not out.exists() or ".tmp-" not in " ".join(folders(out))
+
+
+def test_a_limit_on_the_size_of_files_is_a_full_disk(models, data, tmp_path):
+    """What the system says by a signal is an error, too."""
+    out = tmp_path / "o"
+    words = [w for k, v in FLAGS.items() for w in ("--" + k.replace("_", "-"), v)]
+    done = hetmem("train", "--model", models["gpt2"], "--data", data, "--out", out, *words,
+                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)))
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, (done.returncode, done.stderr)
+    assert "File too large" in done.stderr and "checkpoint-2" in done.stderr
+    assert folders(out) == []
 
 
 def test_calls_that_move_less_change_nothing(models, data, tmp_path, whole, middle):
@@ -289,9 +301,9 @@ def test_a_loss_that_is_not_finite_spares_the_checkpoints(models, data, tmp_path
 class Stopped:
     """A run that stops itself at points, so that signals come when they are meant to."""
 
-    def __init__(self, model, data, out, points):
+    def __init__(self, model, data, out, points, **more):
         words = ["train", "--model", model, "--data", data, "--out", out]
-        for name, value in FLAGS.items():
+        for name, value in (FLAGS | more).items():
             words += ["--" + name.replace("_", "-"), value]
         self.process = subprocess.Popen(
             [BINARY, *map(str, words)], env=os.environ | faults(points), stdout=subprocess.DEVNULL,
