@@ -57,6 +57,10 @@ std::vector<std::string> names_of(const Trainer& trainer) {
   return op_names(trainer.plan().training.trace, trainer.program());
 }
 
+StepTimeline timeline_of(const AccessTrace& trace, const Plan& plan, const CopyRates& rates) {
+  return make_timeline(trace, plan, simulate(trace, plan, rates));
+}
+
 }  // namespace
 
 ReportWriter::ReportWriter(const TrainConfig& config, const Trainer& trainer, std::string out)
@@ -74,42 +78,58 @@ void ReportWriter::add(const StepReport& step) {
   disk_ = step.disk;
 }
 
-void ReportWriter::write_page(const Trainer& trainer, const std::string& outcome,
-                              bool failed) const {
-  if (out_.empty() || last_step_ == 0) return;
-  RunReport report;
+ReportWriter::Draft ReportWriter::draft(const Trainer& trainer, const std::string& outcome,
+                                        bool failed) const {
+  Draft draft;
+  RunReport& report = draft.report;
   report.model = config_.model;
   report.out = out_;
   report.outcome = outcome;
   report.failed = failed;
-  report.config_yaml = to_yaml(config_);
   report.planned = trainer.plan_report();
-  report.machine = describe_machine(config_, report.planned.rates);
   report.metrics = metrics_;
   report.device = device_;
   report.host = host_;
   report.disk = disk_;
-  report.step = planned_step(trainer);
+  report.step.plan = trainer.plan().training.plan;
+  report.step.op_names = names_of(trainer);
   report.assumed_times = assumed_times_;
-  const std::vector<double>& seconds = trainer.access_trace().op_seconds;
-  if (seconds != assumed_seconds_) {
-    report.measured_times = times_by_kind(report.step.op_names, seconds);
+  draft.trace = trainer.access_trace();
+  return draft;
+}
+
+void ReportWriter::write(Draft draft) const {
+  RunReport& report = draft.report;
+  report.config_yaml = to_yaml(config_);
+  report.machine = describe_machine(config_, report.planned.rates);
+  report.step.timeline = timeline_of(draft.trace, report.step.plan, report.planned.rates.copies);
+  if (draft.trace.op_seconds != assumed_seconds_) {
+    report.measured_times = times_by_kind(report.step.op_names, draft.trace.op_seconds);
   }
   write_text_file(out_ + "/report.html", to_html(report));
 }
 
-void ReportWriter::write_trace(const Trainer& trainer) const {
-  trace::write(config_.trace, {to_trace(planned_step(trainer))});
+void ReportWriter::begin_page(const Trainer& trainer, const std::string& outcome) {
+  if (!has_page()) return;
+  if (page_.valid()) page_.get();
+  page_ = std::async(std::launch::async, [this, draft = draft(trainer, outcome, false)]() mutable {
+    write(std::move(draft));
+  });
 }
 
-PlannedTimeline ReportWriter::planned_step(const Trainer& trainer) const {
+void ReportWriter::write_page(const Trainer& trainer, const std::string& outcome, bool failed) {
+  if (!has_page()) return;
+  if (page_.valid()) page_.wait();
+  write(draft(trainer, outcome, failed));
+}
+
+void ReportWriter::write_trace(const Trainer& trainer) const {
   PlannedTimeline step;
   step.plan = trainer.plan().training.plan;
-  const AccessTrace& trace = trainer.access_trace();
-  const Simulation simulation = simulate(trace, step.plan, trainer.plan_report().rates.copies);
-  step.timeline = make_timeline(trace, step.plan, simulation);
+  step.timeline =
+      timeline_of(trainer.access_trace(), step.plan, trainer.plan_report().rates.copies);
   step.op_names = names_of(trainer);
-  return step;
+  trace::write(config_.trace, {to_trace(step)});
 }
 
 }  // namespace hetmem

@@ -1,8 +1,10 @@
 // ReportWriter: what a run leaves for people: OUT/report.html, at each checkpoint and when it ends,
 // however it ends, and the trace that --trace asks for. It is told of each line of metrics.jsonl
-// and of each step. Not thread-safe.
+// and of each step. A page on the way is written beside training, by a thread of its own. Not
+// thread-safe.
 #pragma once
 
+#include <future>
 #include <string>
 #include <vector>
 
@@ -19,15 +21,25 @@ class ReportWriter {
   ReportWriter(const TrainConfig& config, const Trainer& trainer, std::string out);
   void add(const std::string& metrics_line) { metrics_.add(metrics_line); }
   void add(const StepReport& step);
-  // Without a step of this start there is no page. Throws Error (kStorage); the page before is then
-  // still there.
-  void write_page(const Trainer& trainer, const std::string& outcome, bool failed = false) const;
+  // Begins to write the run as it is now, when the page before is written; throws its Error
+  // (kStorage). Without a step of this start there is no page.
+  void begin_page(const Trainer& trainer, const std::string& outcome);
+  // The same, done when it returns: the last page, which stands for one that could not be written
+  // before. Throws Error (kStorage); the page before is then still there.
+  void write_page(const Trainer& trainer, const std::string& outcome, bool failed = false);
   // What was recorded since trace::start(), beside the step as it is planned. Throws Error
   // (kStorage).
   void write_trace(const Trainer& trainer) const;
 
  private:
-  PlannedTimeline planned_step(const Trainer& trainer) const;
+  // What a page is made from: values, so that the run goes on meanwhile.
+  struct Draft {
+    RunReport report;
+    AccessTrace trace;
+  };
+  Draft draft(const Trainer& trainer, const std::string& outcome, bool failed) const;
+  void write(Draft draft) const;
+  bool has_page() const { return !out_.empty() && last_step_ > 0; }
 
   const TrainConfig& config_;
   const std::string out_;
@@ -36,6 +48,7 @@ class ReportWriter {
   RunMetrics metrics_;
   int64_t last_step_ = 0;
   TierUse device_, host_, disk_;  // of the last step
+  std::future<void> page_;        // last: it works on what is above
 };
 
 }  // namespace hetmem

@@ -341,7 +341,7 @@ class Loop {
   }
 
   // The steps that were taken are reported even so; what fails now is not what the user is told.
-  void report_error(const Trainer& trainer, const Error& error) const {
+  void report_error(const Trainer& trainer, const Error& error) {
     try {
       report_->write_page(trainer, std::string("ended by an error: ") + error.what(), true);
       if (!config_.trace.empty()) report_->write_trace(trainer);
@@ -483,7 +483,7 @@ class Loop {
       hold_error([&] { checkpoints->finish(); });  // the one before
       if (checkpoint_error_) return;
       checkpoints->begin();
-      report_->write_page(trainer,
+      report_->begin_page(trainer,
                           fmt::format("under way, after step {} of {}", step, total_steps_));
     }
   }
