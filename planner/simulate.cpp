@@ -60,6 +60,7 @@ class Clock {
     const Action& action = plan_.actions[i];
     lanes_[static_cast<size_t>(action.lane)].actions.push_back(static_cast<int>(i));
     seconds_.push_back(seconds_of(action));
+    own_seconds_.push_back(seconds_.back());
     result_.busy[static_cast<size_t>(action.lane)] += seconds_.back();
     const DiskUse use = disk_use(trace_, plan_, action);
     result_.traffic.disk_read += use.read;
@@ -162,6 +163,11 @@ class Clock {
       if (action.lane == Lane::kCompute) exposed_ += at.begin - at.from;
       ran = {at.begin, at.begin + seconds_[i]};
       lane.free = ran.end;
+      // What waits for the disk leaves the processor to others.
+      const bool takes_processor = action.lane == Lane::kCompute || action.lane == Lane::kHost;
+      if (takes_processor) {
+        processor_free_ = std::max(processor_free_, at.begin + own_seconds_[i]);
+      }
       for (const size_t l : {kDiskRead, kDiskWrite}) {
         if (on_disk_[i][l - kDiskRead]) lanes_[l].free = ran.end;
       }
@@ -235,11 +241,10 @@ class Clock {
     std::optional<Ready> compute = ready(lanes_[kCompute]);
     std::optional<Ready> host = ready(lanes_[kHost]);
     if (!compute && !host) return false;
-    const double free = std::max(lanes_[kCompute].free, lanes_[kHost].free);
     for (std::optional<Ready>* at : {&compute, &host}) {
       if (!*at) continue;
-      (*at)->from = std::max((*at)->from, free);
-      (*at)->begin = std::max((*at)->begin, free);
+      (*at)->from = std::max((*at)->from, processor_free_);
+      (*at)->begin = std::max((*at)->begin, processor_free_);
     }
     const bool both = compute && host;
     const bool same = both && compute->begin == host->begin;
@@ -290,6 +295,7 @@ class Clock {
   Simulation result_;
   std::array<Queue, kLanes> lanes_;
   std::vector<double> seconds_;               // by action
+  std::vector<double> own_seconds_;           // of them, what its own lane takes without the disk
   std::vector<std::array<bool, 2>> on_disk_;  // by action: beside its own lane, those of the disk
   std::vector<int> early_of_;                 // actions, by chunk
   int outputs_ = -1;
@@ -304,6 +310,7 @@ class Clock {
   int ran_before_update_ = 0;
   double before_update_end_ = 0;
   double exposed_ = 0;
+  double processor_free_ = 0;  // of compute and the host, where they share one
   bool host_was_last_ = false;
   bool last_ = false;   // no other cycle begins
   double period_ = -1;  // of the cycle before

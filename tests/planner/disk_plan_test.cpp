@@ -168,5 +168,45 @@ TEST(DiskPlan, ADiskIsALaneBesideThatOfTheLink) {
   EXPECT_DOUBLE_EQ(run.busy[static_cast<size_t>(Lane::kDiskWrite)], 20);
 }
 
+// Ops of 15 and 5 s and a step of 1 s, on one processor; moments on disk, a second a byte to read.
+TEST(DiskPlan, AStepThatWaitsForTheDiskLeavesTheProcessorToOps) {
+  AccessTrace trace;
+  trace.op_seconds = {15, 5};
+  trace.host_shares_compute = true;
+  TraceChunk chunk;
+  chunk.weight_bytes = 10;
+  chunk.gradient_bytes = 10;
+  chunk.optimizer_bytes = 20;
+  chunk.reads = {1};
+  chunk.writes = {{1, 1}};
+  chunk.host_step_seconds = 1;
+  trace.chunks = {chunk};
+  Plan plan;
+  plan.resident = {false};
+  plan.places = {{false, false, true}};
+  Residency weights;
+  weights.weights = weights.fetch = true;
+  weights.bytes = 10;
+  weights.first_use = weights.last_use = 1;
+  Residency gradient = weights;
+  gradient.weights = gradient.fetch = false;
+  gradient.gradient = gradient.send = true;
+  plan.residencies = {weights, gradient};
+  plan.actions = {{Action::Kind::kOp, Lane::kCompute, 0, {}},
+                  {Action::Kind::kFetch, Lane::kToDevice, 0, {}, {5}},
+                  {Action::Kind::kOp, Lane::kCompute, 1, {1}},
+                  {Action::Kind::kOutputs, Lane::kToHost, 0, {2}},
+                  {Action::Kind::kSend, Lane::kToHost, 1, {2}},
+                  {Action::Kind::kHostStep, Lane::kHost, 0, {4}}};
+  plan.update = 5;
+  plan.next = 6;
+  const CopyRates rates{10, 10, 1, 2};
+  // One after the other, but for the fetch.
+  EXPECT_DOUBLE_EQ(simulate(trace, plan, rates).seconds, 15 + 5 + 1 + 20);
+  // The step of the host goes on beside the first op, which begins when the processor is free.
+  plan.overlap = true;
+  EXPECT_DOUBLE_EQ(simulate(trace, plan, rates).seconds, 20 + 1 + 5 + 1);
+}
+
 }  // namespace
 }  // namespace hetmem
