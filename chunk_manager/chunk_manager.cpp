@@ -167,7 +167,15 @@ int64_t ChunkManager::state_bytes(int chunk) const {
 }
 
 void ChunkManager::before_change(int chunk, Stream& stream) {
-  if (snapshot_ != nullptr) snapshot_->before_change(chunk, stream);
+  if (snapshot_ == nullptr) return;
+  const bool on_disk = home(chunk).on_disk(ChunkList::kWeights);
+  const TensorView weights = on_disk ? TensorView{} : whole(ChunkList::kWeights, chunk);
+  snapshot_->before_change(chunk, weights, stream);
+}
+
+bool ChunkManager::try_before_changing_twin(int chunk, Stream& stream) {
+  const TensorView weights = twin(ChunkList::kWeights, chunk);
+  return snapshot_ == nullptr || snapshot_->try_before_change(chunk, weights, stream);
 }
 
 ChunkPin ChunkManager::pin(int chunk) {

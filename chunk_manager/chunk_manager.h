@@ -95,6 +95,8 @@ class ChunkManager {
   // To be called before work is enqueued that changes them: a snapshot that is being read may need
   // what is there. May block.
   void before_change(int chunk, Stream& stream);
+  // Of the twin; false: a snapshot reads it and there is no memory to copy it to.
+  bool try_before_changing_twin(int chunk, Stream& stream);
   // Whether there is such a snapshot.
   bool being_read() const { return snapshot_ != nullptr; }
 

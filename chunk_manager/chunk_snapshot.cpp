@@ -131,20 +131,33 @@ void ChunkSnapshot::wait_until(std::unique_lock<std::mutex>& lock, const Conditi
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-void ChunkSnapshot::before_change(int chunk, Stream& stream) {
+// What has become the twin of its chunk is read on where it is, and what took its place is not.
+bool ChunkSnapshot::is_read(const State& state, const TensorView& there) const {
+  const void* from = state.lists.front().data;  // of chunks on disk there may be none
+  return state.unread > 0 && !stopped_ && !state.spare && (!from || !there || from == there.data);
+}
+
+bool ChunkSnapshot::try_before_change(int chunk, const TensorView& there, Stream& stream) {
   State& state = states_[static_cast<size_t>(chunk)];
   {
     const std::lock_guard lock(mutex_);
-    if (state.spare || state.unread == 0 || stopped_) return;
+    if (!is_read(state, there)) return true;
   }
   // Without the lock: where memory is pinned, that takes longer than the reader may be held up.
   std::optional<Buffer> spare = find_room(chunk);
   std::unique_lock lock(mutex_);
-  wait_until(lock, [&] { return !state.reading; });  // one block
-  if (state.unread == 0 || stopped_) return;
-  if (spare) return copy_to(std::move(*spare), state, stream);
+  if (spare) wait_until(lock, [&] { return !state.reading; });  // one block
+  if (!is_read(state, there)) return true;
+  if (spare) copy_to(std::move(*spare), state, stream);
+  return state.spare.has_value();
+}
+
+void ChunkSnapshot::before_change(int chunk, const TensorView& there, Stream& stream) {
+  if (try_before_change(chunk, there, stream)) return;
+  const State& state = states_[static_cast<size_t>(chunk)];
+  std::unique_lock lock(mutex_);
   ++without_room_;
-  wait_until(lock, [&] { return state.unread == 0 || stopped_; });
+  wait_until(lock, [&] { return !is_read(state, there); });
 }
 
 std::optional<Buffer> ChunkSnapshot::find_room(int chunk) {

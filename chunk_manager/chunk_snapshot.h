@@ -40,9 +40,11 @@ class ChunkSnapshot {
   // The reader reads no more: nothing waits for it from now on, and spare memory is given back.
   void stop();
 
-  // `stream` is about to change the chunk: it will find it free. May block for as long as the
-  // reader takes.
-  void before_change(int chunk, Stream& stream);
+  // `stream` is about to change the chunk where its weights are `there`: it will find it free. May
+  // block for as long as the reader takes.
+  void before_change(int chunk, const TensorView& there, Stream& stream);
+  // The same where that takes a copy at most; false: the memory is to stay as it is.
+  bool try_before_change(int chunk, const TensorView& there, Stream& stream);
   // Blocks until the reader has passed every chunk, or has stopped.
   void wait();
 
@@ -62,6 +64,7 @@ class ChunkSnapshot {
     Event copied;  // the spare copy is made
   };
   void read_block(ChunkList list, int chunk, int64_t first, int64_t count, bool last, void* to);
+  bool is_read(const State& state, const TensorView& there) const;
   // Spare memory for the chunk, where there is room.
   std::optional<Buffer> find_room(int chunk);
   void copy_to(Buffer spare, State& state, Stream& stream);

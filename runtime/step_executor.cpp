@@ -332,6 +332,8 @@ void StepExecutor::enqueue(int index, const PieceStep* step) {
                   CopyDirection::kToHost);
       break;
     case Action::Kind::kEarlyStep:
+      // A checkpoint may still read the state that the last early step has left there.
+      if (!chunks_.try_before_changing_twin(action.target, stream)) break;
       enqueue_early(action.target, *step);
       early_[static_cast<size_t>(action.target)] = index;
       break;
@@ -391,10 +393,7 @@ bool StepExecutor::take_early(int action, bool stands) {
   const int early = std::exchange(early_[static_cast<size_t>(chunk)], -1);
   if (early < 0) return false;
   events_[static_cast<size_t>(action)] = std::move(events_[static_cast<size_t>(early)]);
-  if (stands) {
-    chunks_.before_change(chunk, lanes_.host);
-    chunks_.flip(chunk);
-  }
+  if (stands) chunks_.flip(chunk);
   return stands;
 }
 

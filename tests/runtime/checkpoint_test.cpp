@@ -2,6 +2,7 @@
 // meanwhile, and a checkpoint that cannot be written leaves the one before as it was.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <thread>
@@ -206,6 +207,46 @@ TEST(Checkpoint, WithoutRoomTheStepWaits) {
   EXPECT_GT(snapshot->chunks_without_room(), 0);
   EXPECT_GT(snapshot->waited_seconds(), 0);
   EXPECT_LE(host->peak(), config.host_memory);
+  EXPECT_TRUE(outcome == expected.outcome);
+  EXPECT_TRUE(files_of(out.path() + "/c") == expected.files);
+}
+
+// What an early step leaves is read where it is; where there is no memory for a copy of it, the
+// next one of its chunk is not early. One thread does all: whatever waited would wait for ever.
+TEST(Checkpoint, TwinsTakeNoMemoryThatASnapshotNeeds) {
+  const ModelFolder folder(tiny_model("llama"));
+  write_text_file(folder.path() + "/apart.json", R"({"gemm_flops":1e10,"bf16_flops":0,
+    "memory_bandwidth":2e10,"host_bandwidth":4e8,"to_device":6e9,"to_host":6e9,
+    "host_shares_compute":false})");
+  TrainConfig config = tiny_config(folder);
+  config.machine = folder.path() + "/apart.json";
+  config.max_grad_norm = 0;
+  config.always_overlap = true;
+  config.device_memory = device_budgets(config, 2).front();
+  const Expected expected(config);
+  Tier* host = nullptr;
+  Trainer trainer(config, kLast, [&](Tier&, Tier& of_host) { host = &of_host; });
+  Outcome outcome;
+  take_steps(trainer, kSaved, outcome);
+  const Plan& plan = trainer.plan().training.plan;
+  int64_t others = 0;  // bytes of chunks that have no twin
+  for (size_t c = 0; c < plan.early.size(); ++c) {
+    if (!plan.early[c]) others += trainer.access_trace().chunks[c].state_bytes();
+  }
+  ASSERT_GT(std::count(plan.early.begin(), plan.early.end(), true), 0);
+  host->set_budget(host->used() + others);
+  const auto snapshot = trainer.snapshot();
+  const CheckpointHead head = checkpoint_head(trainer, &some_data());
+  take_steps(trainer, kLast, outcome);
+  const TemporaryFolder out;
+  write_checkpoint(
+      head,
+      [&](ChunkList list, size_t tensor, const FloatSink& sink) {
+        snapshot->read(list, static_cast<int>(tensor), sink);
+      },
+      out.path() + "/c");
+  EXPECT_EQ(snapshot->spared_bytes(), others);
+  outcome.state = state_of(trainer);
   EXPECT_TRUE(outcome == expected.outcome);
   EXPECT_TRUE(files_of(out.path() + "/c") == expected.files);
 }
