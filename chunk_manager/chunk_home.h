@@ -30,6 +30,7 @@ TensorView part_of_list(const TensorView& list, int64_t first, int64_t count);
 // Elements of a page: enough for disks at full speed, and little enough that a few of them are all
 // the memory that passing by takes.
 constexpr int64_t kPageElements = int64_t{1} << 19;
+constexpr int64_t kPageBytes = kPageElements * 4;  // of fp32, the largest
 
 // Elements [first, first + count) of a list of a chunk, in one slot of the disk.
 struct DiskPage {

@@ -162,6 +162,13 @@ void ChunkManager::copy_list(ChunkList list, int chunk, ChunkHome& from, ChunkHo
   }
 }
 
+// Of each: an open page, a block in fp32, and the halves of one.
+int64_t ChunkManager::staging_bytes() {
+  constexpr int64_t kHalves = kBlock * (sizeof(uint16_t) + sizeof(int16_t));
+  constexpr int64_t kUsers = 2;
+  return kUsers * (kPageBytes + kBlock * static_cast<int64_t>(sizeof(float)) + kHalves);
+}
+
 int64_t ChunkManager::state_bytes(int chunk) const {
   return shape(chunk).list_bytes() + shape(chunk).moment_bytes(moments_);
 }
@@ -214,12 +221,12 @@ void ChunkManager::read_halves(ChunkHome& from, int64_t first, int64_t count, fl
 }
 
 void ChunkManager::write_halves(ChunkHome& to, int64_t first, int64_t count, const float* from) {
-  std::vector<uint16_t> high;
-  std::vector<int16_t> lower;
-  for (int64_t i = 0; i < count; ++i) {
+  std::vector<uint16_t> high(static_cast<size_t>(count));
+  std::vector<int16_t> lower(static_cast<size_t>(count));
+  for (size_t i = 0; i < high.size(); ++i) {
     const SplitMaster halves = split_master(from[i]);
-    high.push_back(halves.hi);
-    lower.push_back(halves.lo);
+    high[i] = halves.hi;
+    lower[i] = halves.lo;
   }
   copy_in(to, ChunkList::kWeights, first, count, high.data());
   copy_in(to, ChunkList::kLow, first, count, lower.data());

@@ -90,6 +90,9 @@ class ChunkManager {
     return homes_[static_cast<size_t>(chunk)].pages(list);
   }
   DiskTier* disk() const { return tiers_.disk; }
+  // Host memory that reading, writing and moving chunks on disk takes, and a snapshot of them
+  // beside that. Whoever uses a disk reserves it.
+  static int64_t staging_bytes();
 
   int64_t state_bytes(int chunk) const;
   // To be called before work is enqueued that changes them: a snapshot that is being read may need
@@ -106,7 +109,7 @@ class ChunkManager {
   // Reads or writes a tensor in fp32, elements in order, wherever it is, in blocks of up to kBlock
   // elements; moments in 8 bits as they are, word by word of their records (words_of()). Nothing
   // may be under way with its chunks.
-  static constexpr int64_t kBlock = int64_t{1} << 20;
+  static constexpr int64_t kBlock = kPageElements;
   using Sink = std::function<void(const float* data, int64_t count)>;
   using Source = std::function<void(float* destination, int64_t first, int64_t count)>;
   void read(ChunkList list, int tensor, const Sink& sink);

@@ -40,7 +40,6 @@ class PageTransfers {
   // Reserves the ring in `host`; the chunks have a disk. Throws Error (kDoesNotFit).
   PageTransfers(ChunkManager& chunks, Tier& host);
   static int64_t staging_bytes();
-  static constexpr int64_t kPageBytes = kPageElements * 4;  // of fp32, the largest
 
   // Brings a list of a chunk to the device, on `to_device`.
   void fetch(ChunkList list, int chunk, void* device, Stream& to_device);

@@ -8,6 +8,7 @@
 
 #include "core/byte_size.h"
 #include "io/model_config.h"
+#include "runtime/run_disk.h"
 #include "runtime/trainer.h"
 
 namespace hetmem {
@@ -57,6 +58,8 @@ PlanReport report_of(const RunPlan& run, const RunPrograms& programs, const Trai
   figures.chunks = programs.layout.chunks.size();
   figures.chunk_bytes = programs.layout.capacity * static_cast<int64_t>(sizeof(float));
   figures.chunk_waste = programs.layout.waste;
+  figures.disk_file_bytes =
+      disk_file_bytes(run.budgets, programs.layout, moments_of(config.optimizer));
   return report_of(run, figures, rates);
 }
 
@@ -127,6 +130,10 @@ std::string to_text(const PlanReport& plan) {
     text += fmt::format("It reads {} of the disk and writes {} to it, which wears it.\n",
                         format_byte_size(plan.traffic.disk_read),
                         format_byte_size(plan.traffic.disk_write));
+    if (plan.disk_file_bytes > 0) {
+      text += fmt::format("Its files take {} of the disk from the start, for plans to come.\n",
+                          format_byte_size(plan.disk_file_bytes));
+    }
   }
   if (plan.fits) {
     const bool disk_assumed =

@@ -20,6 +20,7 @@ struct StepFigures {
   size_t chunks = 0;
   int64_t chunk_bytes = 0;  // capacity
   double chunk_waste = 0;
+  int64_t disk_file_bytes = 0;  // taken from the start; 0: not known, or there is no disk
 };
 
 struct PlanReport : StepFigures {

@@ -62,7 +62,8 @@ int64_t free_bytes(const std::vector<std::string>& folders) {
 }  // namespace
 
 int64_t disk_staging_bytes(const TrainConfig& config) {
-  return DiskTier::staging_bytes(options_of(config)) + PageTransfers::staging_bytes();
+  return DiskTier::staging_bytes(options_of(config)) + PageTransfers::staging_bytes() +
+         ChunkManager::staging_bytes();
 }
 
 void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudgets& budgets) {
@@ -87,7 +88,19 @@ void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudget
   }
   budgets.host = std::max(budgets.host, budgets.staging);
   // A page of each folder may find no place in what pages before it have left there.
-  budgets.disk_margin = folders_of(config) * DiskTier::stored_bytes(PageTransfers::kPageBytes);
+  budgets.disk_margin = folders_of(config) * DiskTier::stored_bytes(kPageBytes);
+}
+
+int64_t disk_file_bytes(const TierBudgets& budgets, const ChunkLayout& layout,
+                        const MomentLists& moments) {
+  int64_t sum = 0;
+  int64_t largest = 0;
+  for (const ChunkShape& shape : layout.chunks) {
+    const int64_t bytes = ChunkHome::disk_bytes(shape, moments, {false, {true, true, true}});
+    sum += bytes;
+    largest = std::max(largest, bytes);
+  }
+  return std::min(budgets.disk, sum + largest + budgets.disk_margin);
 }
 
 std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets& budgets,
@@ -98,7 +111,7 @@ std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets
                 "--disk-memory is given without --disk DIR, which says where; give both");
   }
   DiskOptions options = options_of(config);
-  options.budget = std::min(budgets.disk, bytes + budgets.disk_margin);
+  options.budget = bytes;
   return std::make_unique<DiskTier>(options, host);
 }
 
@@ -107,8 +120,7 @@ void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
   std::vector<DiskSlot> slots;
   for (size_t i = 0; i < kSlots; ++i) {
     try {
-      slots.push_back(
-          disk.allocate("of a measurement", PageTransfers::kPageBytes, MemoryKind::kStaging));
+      slots.push_back(disk.allocate("of a measurement", kPageBytes, MemoryKind::kStaging));
     } catch (const Error& error) {  // no folder has a page left
       if (error.kind() != ErrorKind::kDoesNotFit) throw;
       break;
@@ -116,18 +128,18 @@ void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
   }
   if (slots.empty()) return;
   const auto count = static_cast<int64_t>(slots.size());
-  Buffer memory(host, count * PageTransfers::kPageBytes, MemoryKind::kStaging, MemorySpace::kHost);
+  Buffer memory(host, count * kPageBytes, MemoryKind::kStaging, MemorySpace::kHost);
   memory.populate();
   const auto rate = [&](const auto& start) {
     const auto begin = std::chrono::steady_clock::now();
     std::vector<DiskOperation> under_way;
     for (int64_t i = 0; i < count; ++i) {
-      char* page = static_cast<char*>(memory.data()) + i * PageTransfers::kPageBytes;
+      char* page = static_cast<char*>(memory.data()) + i * kPageBytes;
       under_way.push_back(start(slots[static_cast<size_t>(i)], page));
     }
     for (DiskOperation& operation : under_way) operation.wait();
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-    return static_cast<double>(count * DiskTier::stored_bytes(PageTransfers::kPageBytes)) /
+    return static_cast<double>(count * DiskTier::stored_bytes(kPageBytes)) /
            std::max(taken.count(), 1e-9);
   };
   rates.disk_write =

@@ -3,7 +3,8 @@
 //
 //   TierBudgets budgets = ...;
 //   add_disk(config, machine, budgets);                     // as --disk and --disk-memory have it
-//   const auto disk = open_disk(config, bytes, host_tier);  // null: there is none
+//   const int64_t bytes = disk_file_bytes(budgets, layout, moments);
+//   const auto disk = open_disk(config, budgets, bytes, host_tier);  // null: there is none
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 
 #include "device/tier.h"
 #include "offload/disk_tier.h"
+#include "planner/chunk_layout.h"
 #include "planner/plan.h"
 #include "runtime/machine.h"
 #include "runtime/train_config.h"
@@ -25,8 +27,13 @@ void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudget
 // Host memory that passing to and from the disk takes.
 int64_t disk_staging_bytes(const TrainConfig& config);
 
-// The folders with `bytes` of space, or, where that is less, with all of the budget. Throws Error:
-// kBadInput, kStorage where the disk has not the space, kDoesNotFit.
+// What the files of a run take of the disk from its start, whatever its plans are: room for all of
+// its chunks and for one that moves meanwhile, as far as the budget goes.
+int64_t disk_file_bytes(const TierBudgets& budgets, const ChunkLayout& layout,
+                        const MomentLists& moments);
+
+// The folders with so much space. Throws Error: kBadInput, kStorage where the disk has not the
+// space, kDoesNotFit.
 std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets& budgets,
                                     int64_t bytes, Tier& host);
 

@@ -85,7 +85,6 @@ struct Trainer::State {
   void finish();
   TierUse use(const Tier& tier) const;
   Traffic moved() const;
-  int64_t most_on_disk() const;
   std::unique_ptr<DiskTier> make_disk();
 
   TrainConfig config;
@@ -116,7 +115,8 @@ struct Trainer::State {
   std::unique_ptr<DiskTier> disk;  // null: there is none
   ChunkManager chunks;
   std::optional<PageTransfers> pages;
-  Buffer working;  // the pool of the plan
+  Reservation passing;  // what the chunks and their snapshots use beside a disk
+  Buffer working;       // the pool of the plan
   std::optional<StepExecutor> executor;
   std::optional<StepExecutor> evaluation;
 };
@@ -142,7 +142,10 @@ Trainer::State::State(const TrainConfig& given, int64_t steps, const OnTiers& on
       disk(make_disk()),
       chunks(programs.layout, moments_of(config.optimizer), device, host, transfers, disk.get()) {
   if (on_tiers) on_tiers(device, host);
-  if (disk) pages.emplace(chunks, host);
+  if (disk) {
+    pages.emplace(chunks, host);
+    passing = host.reserve(ChunkManager::staging_bytes(), MemoryKind::kStaging);
+  }
   const std::vector<WeightSpec> specs = weight_specs(model);
   HETMEM_ASSERT(specs.size() == programs.training.weights.size());
   for (size_t i = 0; i < specs.size(); ++i) {
@@ -157,24 +160,12 @@ Trainer::State::State(const TrainConfig& given, int64_t steps, const OnTiers& on
   });
 }
 
-// With a chunk that moves while all the others are there.
-int64_t Trainer::State::most_on_disk() const {
-  int64_t sum = 0;
-  int64_t largest = 0;
-  for (const ChunkShape& shape : programs.layout.chunks) {
-    const int64_t bytes =
-        ChunkHome::disk_bytes(shape, moments_of(config.optimizer), {false, {true, true, true}});
-    sum += bytes;
-    largest = std::max(largest, bytes);
-  }
-  return sum + largest;
-}
-
 // The last thing that can be refused before memory is reserved. What it measures serves the plans
 // after the warm-up.
 std::unique_ptr<DiskTier> Trainer::State::make_disk() {
   if (!plan.fits()) refuse(plan, budgets);
-  std::unique_ptr<DiskTier> made = open_disk(config, budgets, most_on_disk(), host);
+  const int64_t bytes = disk_file_bytes(budgets, programs.layout, moments_of(config.optimizer));
+  std::unique_ptr<DiskTier> made = open_disk(config, budgets, bytes, host);
   if (made && config.machine.empty()) {
     measure_disk(*made, host, rates.copies);
     rates.disk_measured = true;
