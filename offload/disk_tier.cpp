@@ -158,7 +158,7 @@ std::unique_ptr<DiskLane> DiskTier::make_lane(const DiskOptions& options, const 
                                     options.depth, options.piece_bytes);
 }
 
-// A ring more may be one too many, of memory or of descriptors; threads then do.
+// A ring more may be one too many, of memory or of descriptors; threads do for what is left.
 std::unique_ptr<BlockDevice> DiskTier::make_device(const DiskOptions& options,
                                                    const BlockFile& file, char* staging) {
   const int64_t bytes = lane_bytes(options);
@@ -166,7 +166,8 @@ std::unique_ptr<BlockDevice> DiskTier::make_device(const DiskOptions& options,
   try {
     return make_block_device(backend_.backend, file, options.depth, staging, bytes);
   } catch (const Error& error) {
-    if (options.backend || backend_.backend != BlockBackend::kIoUring) throw;
+    const bool other = backend_.backend == BlockBackend::kIoUring && !options.backend;
+    if (!other || error.kind() != ErrorKind::kStorage) throw;
     backend_ = {BlockBackend::kThreads, error.what()};
     return make_block_device(backend_.backend, file, options.depth, staging, bytes);
   }

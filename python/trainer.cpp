@@ -141,7 +141,7 @@ class PythonTrainer {
     const std::vector<int32_t> ids = copy_of(tokens);
     return use([&](Trainer& trainer) {
       const StepReport report = trainer.step(ids);
-      trained_on_.reset();
+      if (trained_on_) ++trained_on_->first;  // the data go on where they are
       return report;
     });
   }
@@ -229,7 +229,6 @@ class PythonTrainer {
     };
     const auto report = [&](const RunProgress& progress) {
       turns_.pass();
-      trained_on_ = *progress.data;
       wrote_folder_ = true;  // where there is one, it was taken
       unless_stopped([&] { return tell(on_progress, progress); });
     };
@@ -246,7 +245,11 @@ class PythonTrainer {
       if (trainer_ == nullptr) throw Error(ErrorKind::kBadInput, "this Trainer is closed");
       const InTrain mark(in_train_);
       if (!from_here && !config.steps && !config.epochs) config.steps = resumed_.total_steps;
-      const Continuation from{from_here, wrote_folder_, resumed_, trained_on_,
+      const Continuation from{from_here,
+                              wrote_folder_,
+                              resumed_,
+                              trained_on_,
+                              [&](const DataPosition& data) { trained_on_ = data; },
                               [&] { unless_stopped([] { return true; }); }};
       return run_training(trainer, config, from, report, stop);
     });
@@ -312,7 +315,7 @@ class PythonTrainer {
   std::map<std::string, size_t> index_;
   Turns turns_;
   ResumedFrom resumed_;
-  std::optional<DataPosition> trained_on_;  // where it is known: not of single steps
+  std::optional<DataPosition> trained_on_;  // none: of single steps alone
   std::thread::id in_train_;
   bool wrote_folder_ = false;
   pid_t owner_ = getpid();

@@ -253,12 +253,16 @@ class Loop {
     if (!resume.empty()) resumed = load_checkpoint(trainer, resume, &position_.identity);
     if (resumed.data) position_.first = resumed.data->first;
     total_steps_ = config_.steps.value_or(position_.first + steps_of_epochs());
+    if (!config_.steps && !config_.epochs && resumed.total_steps) {
+      total_steps_ = *resumed.total_steps;  // where it would have ended
+    }
     newest_kept_ = branch_point(resumed, folder.path());
     return drive(trainer, &folder);
   }
 
   RunResult go_on(Trainer& trainer, const Continuation& from) {
     between_ = from.between;
+    on_data_ = from.on_data;
     check_trace(config_.trace);
     position_.first = first_step(trainer, from);
     total_steps_ = from.from_here ? trainer.steps_done() + config_.steps.value_or(steps_of_epochs())
@@ -369,8 +373,8 @@ class Loop {
     op_seconds_ = trainer.access_trace().op_seconds;
   }
 
-  // A checkpoint that fails ends the run after the step under way, but not before what the end of
-  // the run writes: the first error is thrown when that is done.
+  // A checkpoint, or a page beside it, that fails ends the run after the step under way, but not
+  // before what the end of the run writes: the first error is thrown when that is done.
   template <typename Action>
   void hold_error(const Action& action) {
     try {
@@ -434,11 +438,11 @@ class Loop {
         read_windows(data_, sampler_, trainer.steps_done() - position_.first,
                      trainer.sequences_per_step(), sequence_);
     const StepReport report = trainer.step(tokens);
+    if (on_data_) on_data_(position_);
     if (folder != nullptr) folder->keep();
     RunProgress progress;
     progress.total_steps = total_steps_;
     progress.step = report.step;
-    progress.data = &position_;
     progress.report = &report;
     progress.metrics_line = metrics_line(report);
     write_metrics(progress.metrics_line);
@@ -453,7 +457,6 @@ class Loop {
     RunProgress progress;
     progress.total_steps = total_steps_;
     progress.step = trainer.steps_done();
-    progress.data = &position_;
     try {
       progress.eval_loss = evaluate_all(trainer, *eval_data_, [this] {
         if (between_) between_();
@@ -483,8 +486,10 @@ class Loop {
       hold_error([&] { checkpoints->finish(); });  // the one before
       if (checkpoint_error_) return;
       checkpoints->begin();
-      report_->begin_page(trainer,
-                          fmt::format("under way, after step {} of {}", step, total_steps_));
+      hold_error([&] {
+        report_->begin_page(trainer,
+                            fmt::format("under way, after step {} of {}", step, total_steps_));
+      });
     }
   }
 
@@ -494,6 +499,7 @@ class Loop {
   const std::function<void(const RunProgress&)>& on_progress_;
   const std::atomic<bool>& stop_;
   std::function<void()> between_;
+  std::function<void(const DataPosition&)> on_data_;
   ModelConfig model_;
   int64_t sequence_;
   DataPosition position_;  // before the data, whose opening sets what they are

@@ -21,8 +21,7 @@ struct RunProgress {
   int64_t step = 0;                    // steps taken
   const StepReport* report = nullptr;  // of a training step, else of an evaluation:
   double eval_loss = 0;
-  std::string metrics_line;            // the object that metrics.jsonl got
-  const DataPosition* data = nullptr;  // that it is trained on
+  std::string metrics_line;  // the object that metrics.jsonl got
 };
 
 struct RunResult {
@@ -61,6 +60,8 @@ struct Continuation {
   // What it was trained on last, where that is known. The same data go on from there; others begin
   // with the next step, unless they are to end a run that was resumed: those are refused.
   std::optional<DataPosition> data;
+  // Called when a step on data is taken, before anything else that may fail.
+  std::function<void(const DataPosition&)> on_data;
   std::function<void()> between;  // called between the batches of evaluations; may set `stop`
 };
 // Without --out nothing is written.

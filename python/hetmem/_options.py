@@ -141,6 +141,8 @@ def configured(config: Path | Mapping[str, Any] | None, options: Mapping[str, An
         return values_of(options)
     if isinstance(config, Mapping):
         given = {name.replace("_", "-"): texts for name, texts in values_of(config).items()}
+        if len(given) < len(config):
+            raise ValueError("config gives an option twice, with _ and with -; give it once")
     else:
         given = _hetmem.read_config_file(os.fspath(config))
     return given | {name.replace("_", "-"): texts for name, texts in values_of(options).items()}

@@ -110,6 +110,54 @@ def test_a_callback_that_fails_loses_no_place(models, data):
         assert trainer.train(data, steps=3).losses == whole[1:]
 
 
+def test_single_steps_take_none_of_the_data(models, data, tmp_path):
+    batch = np.arange(2 * 34, dtype=np.int32).reshape(2, 34)
+    with hetmem.Trainer(models["gpt2"], **RUN, **STEADY) as trainer:
+        first = trainer.train(data, steps=3).losses
+        trainer.step(batch)
+        trainer.save(tmp_path / "cut", checkpoint=True)
+        whole = first + trainer.train(data, steps=2).losses
+    state = json.loads((tmp_path / "cut" / "trainer_state.json").read_text())
+    assert state["step"] == 4 and state["data"]["first_step"] == 1
+    assert state["sampler"]["next_window"] == 3 * 2
+    calls = [(data, {"steps": 2})]
+    assert resumed(models["gpt2"], tmp_path / "cut", calls, **RUN, **STEADY) == whole[3:]
+
+
+def test_what_fails_after_a_step_leaves_its_place(models, data, others, tmp_path):
+    """The file of metrics meets a limit on the size of files: the step is taken, its line is not."""
+    done = python("""
+import json, resource, signal, sys, hetmem
+model, data, others, out, options = sys.argv[1:]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with hetmem.Trainer(model, out=out + "/run", **json.loads(options)) as trainer:
+    trainer.train(data, steps=40)
+    size = len(open(out + "/run/metrics.jsonl", "rb").read())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1, limits[1]))
+    try:
+        trainer.train(others, steps=4)
+        sys.exit("it did not fail")
+    except OSError:
+        pass
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    trainer.save(out + "/cut", checkpoint=True)
+""", models["gpt2"], data, others, tmp_path, json.dumps(RUN))
+    assert done.returncode == 0, done.stderr
+    state = json.loads((tmp_path / "cut" / "trainer_state.json").read_text())
+    assert state["step"] == 41 and state["data"]["first_step"] == 40
+    assert state["data"]["tokens"] == 3001
+
+
+def test_both_ways_in_go_on_to_the_end_of_the_run(models, data, tmp_path):
+    lines = train(models["gpt2"], data, tmp_path / "run", steps=6, save_steps=3, **RUN)
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    again = train(models["gpt2"], data, tmp_path / "again", resume_from_checkpoint=checkpoint, **RUN)
+    losses = [line["loss"] for line in lines[3:]]
+    assert [line["loss"] for line in again] == losses
+    assert resumed(models["gpt2"], checkpoint, [(data, {})], **RUN) == losses
+
+
 def test_a_run_that_is_over_says_so(models, data, tmp_path):
     with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
         trainer.train(data, steps=2)

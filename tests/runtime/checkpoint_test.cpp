@@ -489,6 +489,18 @@ TEST(Checkpoint, SaysWhereItsDataBeganAndItsRunEnds) {
   EXPECT_EQ(from.total_steps, kLast);
   const Json state = read_json_file(out.path() + "/c/trainer_state.json");
   EXPECT_EQ(state["sampler"]["next_window"], trainer.sequences_per_step());  // of one step
+  // One that was written before these were is of a run that had one set of data.
+  Json older = state;
+  older.erase("total_steps");
+  older["data"].erase("first_step");
+  fs::remove(out.path() + "/c/manifest.json");
+  std::vector<FileSum> sums{
+      write_summed_file(out.path() + "/c", "trainer_state.json", older.dump() + "\n")};
+  write_manifest(out.path() + "/c", sums);
+  const ResumedFrom old = load_checkpoint(trainer, out.path() + "/c");
+  ASSERT_TRUE(old.data);
+  EXPECT_EQ(old.data->first, 0);
+  EXPECT_FALSE(old.total_steps);
   trainer.set_total_steps(kNoEnd);
   save_checkpoint(trainer, out.path() + "/c");
   const ResumedFrom again = load_checkpoint(trainer, out.path() + "/c");
