@@ -294,13 +294,16 @@ def test_the_trace_has_the_lanes_and_a_counter_a_tier(run, page, plan):
 
 
 def test_after_a_kill_and_after_a_resume(models, data, tmp_path):
-    """A checkpoint leaves a page; the one at the end has the steps of both starts."""
+    """A checkpoint leaves a page, which is written beside training: the last one may not be there yet.
+    The one at the end has the steps of both starts."""
     out = tmp_path / "o"
     flags = RUN | dict(steps=6, save_steps=2, save_total_limit=0)
     train(models["gpt2"], data, out, expect=-9, env={"HETMEM_FAULTS": "step.done:5=kill"}, **flags)
     page = page_of(out)
-    assert page.all("span", style="outcome")[0]["text"] == "under way, after step 4 of 6"
-    assert page.series("chart-loss")["loss"]["x"] == [1, 2, 3, 4]
+    shown = page.series("chart-loss")["loss"]["x"]
+    assert shown in ([1, 2], [1, 2, 3, 4])
+    outcome = page.all("span", style="outcome")[0]["text"]
+    assert outcome == f"under way, after step {shown[-1]} of 6"
     lines = train(models["gpt2"], data, out, resume_from_checkpoint="latest", **flags)
     page = page_of(out)
     line = page.series("chart-loss")["loss"]
