@@ -32,13 +32,17 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Another one where a run of the same second has it.
 std::string default_out() {
   const std::time_t now = std::time(nullptr);
   std::tm parts{};
   localtime_r(&now, &parts);
   char text[32];
   std::strftime(text, sizeof(text), "%Y%m%d-%H%M%S", &parts);
-  return std::string("runs/") + text;
+  const std::string first = std::string("runs/") + text;
+  std::string out = first;
+  for (int i = 2; fs::exists(out); ++i) out = first + "-" + std::to_string(i);
+  return out;
 }
 
 Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }

@@ -29,7 +29,7 @@ def test_no_bit_depends_on_the_disk(models, data, tmp_path, disk, name):
     least = budgets(models[name], 2)[0]
     for i, more in enumerate([dict(disk=disk, host_memory=0),
                               dict(disk=f"{disk}/a,{disk}/b,{disk}/c", disk_memory="64MiB",
-                                   host_memory="64MiB", encrypt_disk="true")]):
+                                   host_memory="80MiB", encrypt_disk="true")]):
         out = tmp_path / str(i)
         lines = train(models[name], data, out, device_memory=least, **(flags | more))
         assert values(lines) == values(whole)
@@ -44,7 +44,7 @@ def test_no_bit_depends_on_the_disk(models, data, tmp_path, disk, name):
             # The host may hold copies for the checkpoint that is being written.
             assert memory["peak"] == least_peak or (tier == "host" and memory["peak"] > least_peak)
             assert memory["peak"] <= memory["budget"]
-        assert last["memory"]["host"]["peak"] <= 64 << 20
+        assert last["memory"]["host"]["peak"] <= (64 << 20 if more["host_memory"] == 0 else 80 << 20)
         again = train(models[name], data, out, device_memory=least,
                       resume_from_checkpoint=out / "checkpoint-4", **(flags | more))
         assert values(again) == values(whole)
