@@ -188,9 +188,9 @@ TEST_P(DiskTiers, WhatADiskGetsWrongIsFoundWhenItIsRead) {
           message = error.what();
         }
         EXPECT_EQ(faults.fired(), 1) << text;
-        // A bit of what fills the last block up is no one's.
+        // A bit of what fills the last block up is no one's, whichever call that block is.
         if (message.empty()) {
-          EXPECT_TRUE(call == 5 && !contains(text, "stale")) << text;
+          EXPECT_FALSE(contains(text, "stale")) << text;
           EXPECT_EQ(back, payload) << text;
         } else {
           EXPECT_TRUE(contains(message, "chunk m of chunk 3")) << message;
