@@ -472,8 +472,9 @@ class Search {
   }
 
   Plan explained(Plan plan) const {
-    plan.lower_bound_seconds = planner::step_bound(trace_, plan, rates_);
-    plan.limited_by = planner::limited_by(trace_, plan, rates_);
+    const planner::StepBound bound = planner::step_bound(trace_, plan, rates_);
+    plan.lower_bound_seconds = bound.seconds;
+    plan.limited_by = bound.limited_by;
     return plan;
   }
 

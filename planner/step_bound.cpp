@@ -76,17 +76,16 @@ double host_bound(const AccessTrace& trace, const Plan& plan) {
   return bound;
 }
 
+// With a lane of work twice as fast.
 AccessTrace faster(AccessTrace trace, Lane lane) {
   const auto halve = [](double& seconds) { seconds /= 2; };
-  const bool shared = trace.host_shares_compute;
-  if (lane == Lane::kCompute)
-    std::for_each(trace.op_seconds.begin(), trace.op_seconds.end(), halve);
+  const bool compute = lane == Lane::kCompute;
+  if (compute) std::for_each(trace.op_seconds.begin(), trace.op_seconds.end(), halve);
   for (TraceChunk& chunk : trace.chunks) {
-    if (lane == Lane::kCompute) halve(chunk.device_step_seconds);
-    if (lane == Lane::kHost || (shared && lane == Lane::kCompute)) {
-      halve(chunk.host_step_seconds);
-      halve(chunk.early_step_seconds);
-    }
+    if (compute) halve(chunk.device_step_seconds);
+    if (compute && !trace.host_shares_compute) continue;
+    halve(chunk.host_step_seconds);
+    halve(chunk.early_step_seconds);
   }
   return trace;
 }
@@ -99,15 +98,16 @@ CopyRates faster(CopyRates rates, Lane lane) {
   return rates;
 }
 
-}  // namespace
-
-double step_bound(const AccessTrace& trace, const Plan& plan, const CopyRates& rates) {
-  const std::array<double, kLanes> busy = busy_lanes(trace, simulate(trace, plan, rates));
-  const double lanes = *std::max_element(busy.begin(), busy.end());
-  return trace.host_shares_compute ? lanes : std::max(lanes, host_bound(trace, plan));
+double seconds_with_faster(Lane lane, const AccessTrace& trace, const Plan& plan,
+                           const CopyRates& rates) {
+  const bool works = lane == Lane::kCompute || lane == Lane::kHost;
+  return works ? simulate(faster(trace, lane), plan, rates).seconds
+               : simulate(trace, plan, faster(rates, lane)).seconds;
 }
 
-const char* limited_by(const AccessTrace& trace, const Plan& plan, const CopyRates& rates) {
+}  // namespace
+
+StepBound step_bound(const AccessTrace& trace, const Plan& plan, const CopyRates& rates) {
   constexpr double kDifference = 0.01;
   const Simulation now = simulate(trace, plan, rates);
   const std::array<double, kLanes> busy = busy_lanes(trace, now);
@@ -119,13 +119,14 @@ const char* limited_by(const AccessTrace& trace, const Plan& plan, const CopyRat
     if (work > busy[static_cast<size_t>(busiest->lane)]) busiest = &resource;
     const bool both = trace.host_shares_compute && resource.lane == Lane::kHost;
     if (work == 0 || both) continue;
-    const double seconds =
-        simulate(faster(trace, resource.lane), plan, faster(rates, resource.lane)).seconds;
+    const double seconds = seconds_with_faster(resource.lane, trace, plan, rates);
     if (seconds >= least) continue;
     least = seconds;
     most = &resource;
   }
-  return (most != nullptr ? most : busiest)->name;
+  const double lanes = busy[static_cast<size_t>(busiest->lane)];
+  return {trace.host_shares_compute ? lanes : std::max(lanes, host_bound(trace, plan)),
+          (most != nullptr ? most : busiest)->name};
 }
 
 }  // namespace hetmem::planner
