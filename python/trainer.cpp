@@ -244,7 +244,6 @@ class PythonTrainer {
       await_no_training("a callback of train() cannot train; it can step()");
       if (trainer_ == nullptr) throw Error(ErrorKind::kBadInput, "this Trainer is closed");
       const InTrain mark(in_train_);
-      if (!from_here && !config.steps && !config.epochs) config.steps = resumed_.total_steps;
       const Continuation from{from_here,
                               wrote_folder_,
                               resumed_,

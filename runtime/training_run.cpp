@@ -256,10 +256,7 @@ class Loop {
     ResumedFrom resumed;
     if (!resume.empty()) resumed = load_checkpoint(trainer, resume, &position_.identity);
     if (resumed.data) position_.first = resumed.data->first;
-    total_steps_ = config_.steps.value_or(position_.first + steps_of_epochs());
-    if (!config_.steps && !config_.epochs && resumed.total_steps) {
-      total_steps_ = *resumed.total_steps;  // where it would have ended
-    }
+    total_steps_ = end_of_run(resumed);
     newest_kept_ = branch_point(resumed, folder.path());
     return drive(trainer, &folder);
   }
@@ -270,7 +267,7 @@ class Loop {
     check_trace(config_.trace);
     position_.first = first_step(trainer, from);
     total_steps_ = from.from_here ? trainer.steps_done() + config_.steps.value_or(steps_of_epochs())
-                                  : config_.steps.value_or(position_.first + steps_of_epochs());
+                                  : end_of_run(from.resumed);
     if (trainer.steps_done() >= total_steps_) {
       throw Error(ErrorKind::kBadInput, "all " + std::to_string(total_steps_) +
                                             " steps are taken already; give more --steps");
@@ -289,6 +286,13 @@ class Loop {
   int64_t steps_of_epochs() const {
     return std::max<int64_t>(1, std::llround(config_.epochs.value_or(1.0) *
                                              static_cast<double>(sampler_.steps_per_epoch())));
+  }
+
+  // A run that was resumed and is told nothing else ends where it would have ended.
+  int64_t end_of_run(const ResumedFrom& resumed) const {
+    if (config_.steps) return *config_.steps;
+    if (!config_.epochs && resumed.total_steps) return *resumed.total_steps;
+    return position_.first + steps_of_epochs();
   }
 
   // The step with which the data begin, for a trainer that may have been trained before.
