@@ -20,7 +20,8 @@ constexpr int64_t kSkippedSteps = 3;
 
 struct Budgets {
   int64_t device = kNoLimit;
-  int64_t host = kNoLimit;  // below that: with the disk
+  int64_t host = kNoLimit;
+  bool with_disk() const { return host != kNoLimit; }
 };
 
 struct Sweep {
@@ -97,7 +98,7 @@ struct Seen {
 void measure(TrainConfig config, const Budgets& budgets, int64_t steps, Seen& seen) {
   config.device_memory = budgets.device;
   config.host_memory = budgets.host;
-  if (budgets.host != kNoLimit) config.disk_memory = kAutoBytes;
+  if (budgets.with_disk()) config.disk_memory = kAutoBytes;
   Trainer trainer(config, kSkippedSteps + steps);
   const std::vector<int32_t> tokens = random_tokens(
       trainer.sequences_per_step() * (trainer.sequence_length() + 1), trainer.model().vocabulary);
@@ -170,12 +171,11 @@ std::vector<BenchResult> bench_memory(const BenchOptions& options) {
   std::vector<BenchResult> results;
   for (size_t i = 0; i < seen.size(); ++i) {
     const Budgets& budget = sweep.budgets[i];
-    const bool disk = budget.host != kNoLimit;
     std::string name = which.name + " in " + format_byte_size(budget.device);
-    if (disk) name += ", host " + format_byte_size(budget.host) + ", disk";
+    if (budget.with_disk()) name += ", host " + format_byte_size(budget.host) + ", disk";
     BenchResult result = result_of(name, seen[i], unlimited);
     result.parameters["device_budget"] = budget.device;
-    if (disk) result.parameters["host_budget"] = budget.host;
+    if (budget.with_disk()) result.parameters["host_budget"] = budget.host;
     result.parameters["share_of_state"] = sweep.share_of_state(budget.device);
     result.parameters["activation_peak"] = sweep.activations;
     result.parameters["state_bytes"] = sweep.state;
