@@ -6,6 +6,15 @@
 
 namespace hetmem {
 
+DiskOptions small_options(const std::vector<std::string>& folders) {
+  DiskOptions options;
+  options.folders = folders;
+  options.budget = 1 << 20;
+  options.piece_bytes = kPiece;
+  options.depth = 3;
+  return options;
+}
+
 std::vector<char> random_payload(int64_t bytes, uint64_t seed) {
   std::vector<char> payload(static_cast<size_t>(bytes));
   for (size_t i = 0; i < payload.size(); ++i) {

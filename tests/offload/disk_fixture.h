@@ -15,6 +15,10 @@
 
 namespace hetmem {
 
+// Of a tier of 1 MiB whose chunks pass in pieces of a few blocks.
+constexpr int64_t kPiece = 2 * kBlockBytes;
+DiskOptions small_options(const std::vector<std::string>& folders);
+
 std::vector<char> random_payload(int64_t bytes, uint64_t seed);
 
 std::vector<char> bytes_on_disk(const std::string& path, int64_t offset, int64_t bytes);

@@ -126,37 +126,50 @@ TEST(DiskPlan, KeepsTheBudgetOfTheDisk) {
   }
 }
 
-// One chunk of which all is on disk, beside ops of 5 s each: a second a byte on each lane.
-TEST(DiskPlan, ADiskIsALaneBesideThatOfTheLink) {
+// One chunk whose weights op `read` reads and whose gradient op 1 makes; the host steps it in 1 s.
+AccessTrace one_chunk(std::vector<double> op_seconds, int read) {
   AccessTrace trace;
-  trace.op_seconds = {5, 5};
+  trace.op_seconds = std::move(op_seconds);
   TraceChunk chunk;
   chunk.weight_bytes = 10;
   chunk.gradient_bytes = 10;
   chunk.optimizer_bytes = 20;
-  chunk.reads = {0};
+  chunk.reads = {read};
   chunk.writes = {{1, 1}};
   chunk.host_step_seconds = 1;
   trace.chunks = {chunk};
+  return trace;
+}
+
+// Its stays, the weights brought and the gradient sent; the sixth action is to be the host's step.
+Plan stays_of_one_chunk(int read, const ChunkPlaces& places) {
   Plan plan;
   plan.resident = {false};
-  plan.places = {{true, true, true}};
+  plan.places = {places};
   Residency weights;
   weights.weights = weights.fetch = true;
   weights.bytes = 10;
+  weights.first_use = weights.last_use = read;
   Residency gradient;
   gradient.gradient = gradient.send = true;
   gradient.first_use = gradient.last_use = 1;
   gradient.bytes = 10;
   plan.residencies = {weights, gradient};
+  plan.update = 5;
+  plan.next = 6;
+  return plan;
+}
+
+// One chunk of which all is on disk, beside ops of 5 s each: a second a byte on each lane.
+TEST(DiskPlan, ADiskIsALaneBesideThatOfTheLink) {
+  const AccessTrace trace = one_chunk({5, 5}, 0);
+  Plan plan = stays_of_one_chunk(0, {true, true, true});
   plan.actions = {{Action::Kind::kFetch, Lane::kToDevice, 0, {}},
                   {Action::Kind::kOp, Lane::kCompute, 0, {0}},
                   {Action::Kind::kOp, Lane::kCompute, 1, {}},
                   {Action::Kind::kOutputs, Lane::kToHost, 0, {2}},
                   {Action::Kind::kSend, Lane::kToHost, 1, {2}},
                   {Action::Kind::kHostStep, Lane::kHost, 0, {4}}};
-  plan.update = 5;
-  plan.next = 6;
   // The fetch takes what the disk does (10 s), not the link (1 s); so does the gradient, at twice
   // the rate; the step reads 40 bytes while it writes 30.
   const Simulation run = simulate(trace, plan, {10, 10, 1, 2});
@@ -170,36 +183,15 @@ TEST(DiskPlan, ADiskIsALaneBesideThatOfTheLink) {
 
 // Ops of 15 and 5 s and a step of 1 s, on one processor; moments on disk, a second a byte to read.
 TEST(DiskPlan, AStepThatWaitsForTheDiskLeavesTheProcessorToOps) {
-  AccessTrace trace;
-  trace.op_seconds = {15, 5};
+  AccessTrace trace = one_chunk({15, 5}, 1);
   trace.host_shares_compute = true;
-  TraceChunk chunk;
-  chunk.weight_bytes = 10;
-  chunk.gradient_bytes = 10;
-  chunk.optimizer_bytes = 20;
-  chunk.reads = {1};
-  chunk.writes = {{1, 1}};
-  chunk.host_step_seconds = 1;
-  trace.chunks = {chunk};
-  Plan plan;
-  plan.resident = {false};
-  plan.places = {{false, false, true}};
-  Residency weights;
-  weights.weights = weights.fetch = true;
-  weights.bytes = 10;
-  weights.first_use = weights.last_use = 1;
-  Residency gradient = weights;
-  gradient.weights = gradient.fetch = false;
-  gradient.gradient = gradient.send = true;
-  plan.residencies = {weights, gradient};
+  Plan plan = stays_of_one_chunk(1, {false, false, true});
   plan.actions = {{Action::Kind::kOp, Lane::kCompute, 0, {}},
                   {Action::Kind::kFetch, Lane::kToDevice, 0, {}, {5}},
                   {Action::Kind::kOp, Lane::kCompute, 1, {1}},
                   {Action::Kind::kOutputs, Lane::kToHost, 0, {2}},
                   {Action::Kind::kSend, Lane::kToHost, 1, {2}},
                   {Action::Kind::kHostStep, Lane::kHost, 0, {4}}};
-  plan.update = 5;
-  plan.next = 6;
   const CopyRates rates{10, 10, 1, 2};
   // One after the other, but for the fetch.
   EXPECT_DOUBLE_EQ(simulate(trace, plan, rates).seconds, 15 + 5 + 1 + 20);
