@@ -57,12 +57,23 @@ bool flag_of(const SortedJson& json, const char* key, bool fallback, const std::
   return json[key].get<bool>();
 }
 
-struct FreeCode {
-  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
-};
-using Code = std::unique_ptr<pcre2_code, FreeCode>;
+}  // namespace
 
-Code compile(const std::string& pattern, const std::string& source) {
+struct PreTokenizer::Stage {
+  struct Free {
+    void operator()(pcre2_code* compiled) const { pcre2_code_free(compiled); }
+  };
+  using Code = std::unique_ptr<pcre2_code, Free>;
+  static Code compile(const std::string& pattern, const std::string& source);
+
+  enum class Kind { kExpression, kDigits, kPrefixSpace } kind = Kind::kExpression;
+  bool individual_digits = false;
+  Code code;
+  std::string source;
+};
+
+PreTokenizer::Stage::Code PreTokenizer::Stage::compile(const std::string& pattern,
+                                                       const std::string& source) {
   int error = 0;
   PCRE2_SIZE at = 0;
   const std::string text = with_unicode_spaces(pattern);
@@ -78,15 +89,6 @@ Code compile(const std::string& pattern, const std::string& source) {
   pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
   return code;
 }
-
-}  // namespace
-
-struct PreTokenizer::Stage {
-  enum class Kind { kExpression, kDigits, kPrefixSpace } kind = Kind::kExpression;
-  bool individual_digits = false;
-  Code code;
-  std::string source;
-};
 
 PreTokenizer::PreTokenizer(const SortedJson& json, const std::string& source) {
   if (json.is_null()) return;
@@ -115,7 +117,7 @@ void PreTokenizer::add(const SortedJson& json, const std::string& source) {
   } else if (type == "ByteLevel") {
     if (flag_of(json, "add_prefix_space", true, source)) append(Stage::Kind::kPrefixSpace);
     if (flag_of(json, "use_regex", true, source)) {
-      append(Stage::Kind::kExpression).code = compile(kByteLevelPattern, source);
+      append(Stage::Kind::kExpression).code = Stage::compile(kByteLevelPattern, source);
     }
   } else if (type == "Digits") {
     append(Stage::Kind::kDigits).individual_digits =
@@ -134,7 +136,8 @@ void PreTokenizer::add(const SortedJson& json, const std::string& source) {
       throw Error(ErrorKind::kBadInput,
                   source + ": Split by a pattern that is not a Regex is not implemented");
     }
-    append(Stage::Kind::kExpression).code = compile(text_of(pattern, "Regex", source), source);
+    append(Stage::Kind::kExpression).code =
+        Stage::compile(text_of(pattern, "Regex", source), source);
   } else {
     throw Error(ErrorKind::kBadInput,
                 source + ": pre_tokenizer \"" + type + "\" is not implemented");

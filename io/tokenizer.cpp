@@ -16,6 +16,13 @@
 #include "io/utf8.h"
 
 namespace hetmem {
+
+// The special tokens that a template puts around a text.
+struct PromptTemplate {
+  std::vector<int32_t> before;
+  std::vector<int32_t> after;
+};
+
 namespace {
 
 // GPT-2's alphabet: bytes that print stand for themselves, the others for the characters from
@@ -30,12 +37,6 @@ std::unordered_map<int32_t, char> byte_of_character() {
   }
   return bytes;
 }
-
-// The special tokens that a template puts around a text.
-struct Template {
-  std::vector<int32_t> before;
-  std::vector<int32_t> after;
-};
 
 // Reads the parts of tokenizer.json; every refusal names the file.
 class Reader {
@@ -82,7 +83,7 @@ class Reader {
     return {json_.contains("pre_tokenizer") ? json_["pre_tokenizer"] : SortedJson(), path_};
   }
 
-  Template read_template() const {
+  PromptTemplate read_template() const {
     if (!json_.contains("post_processor")) return {};
     return template_of(json_["post_processor"]);
   }
@@ -93,12 +94,12 @@ class Reader {
   }
 
   // Of a processor or of those in a sequence; most have none.
-  Template template_of(const SortedJson& processor) const {
-    Template result;
+  PromptTemplate template_of(const SortedJson& processor) const {
+    PromptTemplate result;
     if (!processor.is_object() || !processor.contains("type")) return result;
     if (processor["type"] == "Sequence" && processor.contains("processors")) {
       for (const SortedJson& part : processor["processors"]) {
-        const Template one = template_of(part);
+        const PromptTemplate one = template_of(part);
         result.before.insert(result.before.begin(), one.before.begin(), one.before.end());
         result.after.insert(result.after.end(), one.after.begin(), one.after.end());
       }
@@ -266,7 +267,7 @@ struct Tokenizer::State {
   std::vector<AddedToken> added;
   bool nfc_on;
   PreTokenizer pre_tokenizer;
-  Template prompt_template;
+  PromptTemplate prompt_template;
   AddedTokenMatcher raw_matcher;
   AddedTokenMatcher normalized_matcher;
   int64_t vocabulary = 0;
@@ -290,7 +291,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
 }
 
 std::vector<int32_t> Tokenizer::encode_prompt(std::string_view text) const {
-  const Template& around = state_->prompt_template;
+  const PromptTemplate& around = state_->prompt_template;
   std::vector<int32_t> ids = around.before;
   Encoder(*this).encode(text, ids);
   ids.insert(ids.end(), around.after.begin(), around.after.end());

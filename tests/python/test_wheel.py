@@ -30,8 +30,8 @@ def run(*words, **more):
 
 
 def build_wheel(source, folder, built):
-    """As `pip install` does, with the build packages of this environment; nothing is downloaded.
-    `built`: the folder of what is compiled."""
+    """As `pip install` does, with the build packages of this environment; nothing is downloaded, and
+    nothing warns. `built`: the folder of what is compiled."""
     env = dict(os.environ)
     # With the compiler of the build: ccache, where it is, has most of it already.
     cache = (pathlib.Path(BINARY).parent / "CMakeCache.txt").read_text()
@@ -39,7 +39,8 @@ def build_wheel(source, folder, built):
     if shutil.which("ccache"):
         env["CMAKE_CXX_COMPILER_LAUNCHER"] = "ccache"
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index",
-        "--disable-pip-version-check", "-C", f"build-dir={built}", "-w", folder, source, env=env)
+        "--disable-pip-version-check", "-C", f"build-dir={built}", "-C", "cmake.define.HETMEM_WERROR=ON",
+        "-w", folder, source, env=env)
     wheels = list(folder.glob("*.whl"))
     assert len(wheels) == 1
     return wheels[0]
