@@ -61,6 +61,13 @@ StepTimeline timeline_of(const AccessTrace& trace, const Plan& plan, const CopyR
   return make_timeline(trace, plan, simulate(trace, plan, rates));
 }
 
+TierUse use_of(const TierMetrics& tier) {
+  TierUse use;
+  use.peak = tier.peak;
+  use.budget = tier.budget;
+  return use;
+}
+
 }  // namespace
 
 ReportWriter::ReportWriter(const TrainConfig& config, const Trainer& trainer, std::string out)
@@ -69,10 +76,14 @@ ReportWriter::ReportWriter(const TrainConfig& config, const Trainer& trainer, st
       assumed_seconds_(trainer.access_trace().op_seconds),
       assumed_times_(times_by_kind(names_of(trainer), assumed_seconds_)) {
   if (!out_.empty()) metrics_ = read_metrics(out_ + "/metrics.jsonl");
+  if (metrics_.recent.empty()) return;
+  const StepMetrics& last = metrics_.recent.back();
+  device_ = use_of(last.device);
+  host_ = use_of(last.host);
+  disk_ = use_of(last.disk);
 }
 
 void ReportWriter::add(const StepReport& step) {
-  last_step_ = step.step;
   device_ = step.device;
   host_ = step.host;
   disk_ = step.disk;

@@ -22,7 +22,7 @@ class ReportWriter {
   void add(const std::string& metrics_line) { metrics_.add(metrics_line); }
   void add(const StepReport& step);
   // Begins to write the run as it is now, when the page before is written; throws its Error
-  // (kStorage). Without a step of this start there is no page.
+  // (kStorage). Of a run without a step there is no page.
   void begin_page(const Trainer& trainer, const std::string& outcome);
   // The same, done when it returns: the last page, which stands for one that could not be written
   // before. Throws Error (kStorage); the page before is then still there.
@@ -39,15 +39,14 @@ class ReportWriter {
   };
   Draft draft(const Trainer& trainer, const std::string& outcome, bool failed) const;
   void write(Draft draft) const;
-  bool has_page() const { return !out_.empty() && last_step_ > 0; }
+  bool has_page() const { return !out_.empty() && metrics_.steps > 0; }
 
   const TrainConfig& config_;
   const std::string out_;
   std::vector<double> assumed_seconds_;
   OpKindTimes assumed_times_;
   RunMetrics metrics_;
-  int64_t last_step_ = 0;
-  TierUse device_, host_, disk_;  // of the last step
+  TierUse device_, host_, disk_;  // of the last step; without kinds where it is of another start
   std::future<void> page_;        // last: it works on what is above
 };
 

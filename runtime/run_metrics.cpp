@@ -15,6 +15,13 @@ double number(const Json& json, const char* key, double otherwise = 0) {
   return found != json.end() && found->is_number() ? found->get<double>() : otherwise;
 }
 
+TierMetrics tier_of(const Json& memory, const char* tier) {
+  const auto found = memory.find(tier);
+  if (found == memory.end() || !found->is_object()) return {};
+  return {static_cast<int64_t>(number(*found, "peak")),
+          static_cast<int64_t>(number(*found, "budget"))};
+}
+
 StepMetrics step_of(const Json& line) {
   StepMetrics step;
   step.step = line["step"].get<int64_t>();
@@ -31,6 +38,12 @@ StepMetrics step_of(const Json& line) {
     step.to_host = number(*traffic, "to_host");
     step.disk_read = number(*traffic, "disk_read");
     step.disk_write = number(*traffic, "disk_write");
+  }
+  const auto memory = line.find("memory");
+  if (memory != line.end() && memory->is_object()) {
+    step.device = tier_of(*memory, "device");
+    step.host = tier_of(*memory, "host");
+    step.disk = tier_of(*memory, "disk");
   }
   return step;
 }

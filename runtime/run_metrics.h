@@ -12,6 +12,11 @@
 
 namespace hetmem {
 
+struct TierMetrics {
+  int64_t peak = 0;
+  int64_t budget = 0;
+};
+
 struct StepMetrics {
   int64_t step = 0;
   double loss = std::numeric_limits<double>::quiet_NaN();  // NaN: skipped, or not finite
@@ -25,6 +30,7 @@ struct StepMetrics {
   double to_host = 0;
   double disk_read = 0;
   double disk_write = 0;
+  TierMetrics device, host, disk;
 };
 
 struct RunMetrics {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <optional>
 
 #include "core/byte_size.h"
 #include "runtime/report_assets.h"
@@ -186,13 +187,15 @@ std::string lane_section(const RunReport& report) {
          draw_legend(legend) + "<div class=\"stack\">\n" + draw(chart) + "</div>\n";
 }
 
-std::string table_row(const std::string& name, double planned, double measured, Unit unit) {
+std::string table_row(const std::string& name, double planned, std::optional<double> measured,
+                      Unit unit) {
   const auto cell = [&](double value) {
     const std::string exact =
         unit == Unit::kBytes ? fmt::format("{:.0f} bytes", value) : fmt::format("{} s", value);
     return fmt::format("<td title=\"{}\">{}</td>", exact, format_quantity(value, unit));
   };
-  return fmt::format("<tr><td>{}</td>{}{}</tr>\n", name, cell(planned), cell(measured));
+  return fmt::format("<tr><td>{}</td>{}{}</tr>\n", name, cell(planned),
+                     measured ? cell(*measured) : "<td>-</td>");
 }
 
 std::string open_table(const std::string& id, const std::string& caption) {
@@ -205,11 +208,14 @@ std::string open_table(const std::string& id, const std::string& caption) {
 std::string tier_table(const std::string& id, const std::string& caption, const TierPlan& plan,
                        const TierUse& use) {
   std::string html = open_table(id, caption);
+  const bool kinds_known = total(use.by_kind) > 0;
   for (const auto& [kind, style] : kStacked) {
     const auto index = static_cast<size_t>(kind);
     if (plan.by_kind[index] == 0 && use.by_kind[index] == 0) continue;
-    html += table_row(readable_name(kind), static_cast<double>(plan.by_kind[index]),
-                      static_cast<double>(use.by_kind[index]), Unit::kBytes);
+    std::optional<double> measured;
+    if (kinds_known) measured = static_cast<double>(use.by_kind[index]);
+    html += table_row(readable_name(kind), static_cast<double>(plan.by_kind[index]), measured,
+                      Unit::kBytes);
   }
   html += table_row("peak", static_cast<double>(plan.peak), static_cast<double>(use.peak),
                     Unit::kBytes);

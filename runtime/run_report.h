@@ -48,7 +48,7 @@ struct RunReport {
   std::vector<std::pair<std::string, std::string>> machine;  // name, value
   RunMetrics metrics;
   PlanReport planned;
-  TierUse device;  // of the last step
+  TierUse device;  // of the last step; without kinds where metrics.jsonl is all that is known of it
   TierUse host;
   TierUse disk;
   PlannedTimeline step;

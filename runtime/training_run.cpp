@@ -364,7 +364,7 @@ class Loop {
   void begin_writing(Trainer& trainer, OutputFolder& folder) {
     folder.remove_old_run();
     AtomicDirectory::remove_abandoned(folder.path());
-    // Some are not written again: a run that goes on at its last step has no new plan or report.
+    // Some are not written again: a run that goes on at its last step measures no access trace.
     for (const char* file : kRunFiles) {
       std::error_code code;
       fs::remove(unfinished_path(folder.path() + "/" + file), code);

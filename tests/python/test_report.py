@@ -331,6 +331,25 @@ def test_after_a_signal_and_after_an_error(models, data, tmp_path):
     assert page.series("chart-loss")["loss"]["x"] == [s["step"] for s in metrics(tmp_path / "e")]
 
 
+def test_a_run_that_goes_on_at_its_last_step_has_ended(models, data, tmp_path):
+    """It takes no step: what it shows of the steps is what metrics.jsonl says of them."""
+    out = tmp_path / "o"
+    flags = RUN | dict(steps=4, save_steps=4)
+    train(models["gpt2"], data, out, expect=4, env={"HETMEM_FAULTS": "file.create@final:1=EIO"}, **flags)
+    assert page_of(out).all("span", style="outcome")[0]["text"].startswith("ended by an error")
+    lines = train(models["gpt2"], data, out, resume_from_checkpoint="latest", **flags)
+    page = page_of(out)
+    assert page.all("span", style="outcome")[0]["text"] == "finished"
+    assert page.series("chart-loss")["loss"]["y"] == [step["loss"] for step in lines]
+    plan = json.loads((out / "plan.json").read_text())
+    for tier in ("device", "host"):
+        rows, planned = page.rows(f"table-{tier}"), plan["tiers"][tier]
+        for row in ("peak", "budget"):
+            assert rows.pop(row) == [planned[row], lines[-1]["memory"][tier][row]]
+        assert all(len(row) == 1 for row in rows.values())  # of kinds nothing was measured
+    assert len(page.rows("table-device")) > 2
+
+
 def test_steps_without_a_loss_break_the_line(models, data, tmp_path):
     lines = train(models["gpt2"], data, tmp_path / "o", steps=6, on_nonfinite="skip",
                   max_grad_norm=0, lr_scheduler_type="constant", optimizer="sgd",

@@ -19,7 +19,8 @@ TEST(RunMetrics, AreReadLineByLine) {
   std::ofstream(path)
       << R"({"step":1,"loss":2.5,"grad_norm":1,"learning_rate":0.5,"seconds":4,)"
       << R"("tokens_per_second":8,"exposed_copy_seconds":0.25,)"
-      << R"("fraction_of_bound":0.75,"traffic":{"to_device":10,"to_host":20,"disk_write":40}})"
+      << R"("fraction_of_bound":0.75,"traffic":{"to_device":10,"to_host":20,"disk_write":40},)"
+      << R"("memory":{"device":{"peak":5,"budget":6},"host":{"peak":7,"budget":8},"disk":9}})"
       << "\n{\"step\":1,\"eval_loss\":3.5}\n"
       << "{\"step\":2,\"loss\":null,\"grad_norm\":null,\"skipped\":true}\n"
       << "{\"step\":3,\"lo";
@@ -31,6 +32,9 @@ TEST(RunMetrics, AreReadLineByLine) {
   EXPECT_EQ(metrics.recent[0].fraction_of_bound, 0.75);
   EXPECT_EQ(metrics.recent[0].to_host, 20);
   EXPECT_EQ(metrics.recent[0].disk_write, 40);
+  EXPECT_EQ(metrics.recent[0].device.peak, 5);
+  EXPECT_EQ(metrics.recent[0].host.budget, 8);
+  EXPECT_EQ(metrics.recent[0].disk.peak, 0);
   EXPECT_EQ(metrics.bound.points()[0].y, 8 / 0.75);
   EXPECT_TRUE(std::isnan(metrics.loss.points()[1].y));
   ASSERT_EQ(metrics.evaluation_loss.points().size(), 1u);
