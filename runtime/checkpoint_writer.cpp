@@ -10,19 +10,18 @@ namespace hetmem {
 
 using Clock = std::chrono::steady_clock;
 
-CheckpointWriter::CheckpointWriter(Trainer& trainer, std::string out, int64_t keep,
-                                   DataPosition data)
-    : trainer_(trainer), out_(std::move(out)), keep_(keep), data_(std::move(data)) {}
+CheckpointWriter::CheckpointWriter(Trainer& trainer, std::string out, int64_t keep)
+    : trainer_(trainer), out_(std::move(out)), keep_(keep) {}
 
 CheckpointWriter::~CheckpointWriter() {
   if (thread_.joinable()) thread_.join();
 }
 
-void CheckpointWriter::begin() {
+void CheckpointWriter::begin(const DataPosition& data) {
   finish();
   const auto start = Clock::now();
   step_ = trainer_.steps_done();
-  CheckpointHead head = checkpoint_head(trainer_, &data_);
+  CheckpointHead head = checkpoint_head(trainer_, &data);
   snapshot_ = trainer_.snapshot();
   ended_ = complete_ = false;
   try {

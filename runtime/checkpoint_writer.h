@@ -3,8 +3,8 @@
 // the folder appears when it is complete, and older ones are removed after that. One checkpoint is
 // written at a time.
 //
-//   CheckpointWriter checkpoints(trainer, out, /*keep=*/2, data);
-//   checkpoints.begin();            // after a step
+//   CheckpointWriter checkpoints(trainer, out, /*keep=*/2);
+//   checkpoints.begin(data);        // after a step
 //   checkpoints.check();            // after each step: throws what went wrong
 //   checkpoints.finish();           // before the end
 //
@@ -35,15 +35,15 @@ struct CheckpointUse {
 
 class CheckpointWriter {
  public:
-  CheckpointWriter(Trainer& trainer, std::string out, int64_t keep, DataPosition data);
+  CheckpointWriter(Trainer& trainer, std::string out, int64_t keep);
   // What is being written is finished; an error is dropped.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  // Begins to write the state after the last step; first waits for the checkpoint before. Throws as
-  // check() does.
-  void begin();
+  // Begins to write the state after the last step, trained on `data`; first waits for the
+  // checkpoint before. Throws as check() does.
+  void begin(const DataPosition& data);
   // Throws Error (kStorage) where a checkpoint could not be written; the last complete one is as it
   // was.
   void check();
@@ -60,7 +60,6 @@ class CheckpointWriter {
   Trainer& trainer_;
   const std::string out_;
   const int64_t keep_;
-  const DataPosition data_;
   int64_t newest_ = -1;
   CheckpointUse use_;
   // Of the checkpoint that is being written.

@@ -266,6 +266,7 @@ class Loop {
     on_data_ = from.on_data;
     check_trace(config_.trace);
     position_.first = first_step(trainer, from);
+    ends_with_data_ = from.from_here || !has_fixed_end(from.resumed);
     total_steps_ = from.from_here ? trainer.steps_done() + config_.steps.value_or(steps_of_epochs())
                                   : end_of_run(from.resumed);
     if (trainer.steps_done() >= total_steps_) {
@@ -286,6 +287,10 @@ class Loop {
   int64_t steps_of_epochs() const {
     return std::max<int64_t>(1, std::llround(config_.epochs.value_or(1.0) *
                                              static_cast<double>(sampler_.steps_per_epoch())));
+  }
+
+  bool has_fixed_end(const ResumedFrom& resumed) const {
+    return config_.steps || (!config_.epochs && resumed.total_steps);
   }
 
   // A run that was resumed and is told nothing else ends where it would have ended.
@@ -312,7 +317,7 @@ class Loop {
     std::optional<CheckpointWriter> checkpoints;
     if (folder != nullptr) {
       begin_writing(trainer, *folder);
-      checkpoints.emplace(trainer, folder->path(), config_.save_total_limit, position_);
+      checkpoints.emplace(trainer, folder->path(), config_.save_total_limit);
     }
     trainer.set_total_steps(total_steps_);
     RunResult result;
@@ -334,19 +339,20 @@ class Loop {
   void take_steps(Trainer& trainer, OutputFolder* folder,
                   std::optional<CheckpointWriter>& checkpoints, RunResult& result) {
     while (trainer.steps_done() < total_steps_ && !stop_ && !checkpoint_error_) {
+      const int64_t before = trainer.steps_done();
       const StepReport report = take_step(trainer, folder);
       result.last_loss = report.loss;
       result.device = report.device;
       result.host = report.host;
       result.disk = report.disk;
-      after_step(trainer, result.out, checkpoints);
+      after_step(trainer, before, result.out, checkpoints);
     }
     if (checkpoints) hold_error([&] { checkpoints->finish(); });
     if (folder != nullptr) folder->keep();
     result.plan = trainer.plan_report();
-    result.steps = trainer.steps_done();
     result.interrupted = trainer.steps_done() < total_steps_;
     if (!result.interrupted && eval_data_ && !evaluated_last_) evaluate(trainer);
+    result.steps = trainer.steps_done();
     const bool ends_here = !result.interrupted || stop_;  // else an error has ended it
     if (checkpoints && ends_here) hold_error([&] { end_writing(trainer, *checkpoints, result); });
     if (checkpoint_error_) std::rethrow_exception(checkpoint_error_);
@@ -457,8 +463,20 @@ class Loop {
     report_->add(report);
     kill_point(FaultSite::kStepReported);
     if (tensorboard_) tensorboard_->step(report);
-    on_progress_(progress);
+    tell(trainer, progress);
     return report;
+  }
+
+  // Whoever is told may take steps on other tokens: those take none of the data, which go on where
+  // they are.
+  void tell(Trainer& trainer, const RunProgress& progress) {
+    on_progress_(progress);
+    const int64_t others = trainer.steps_done() - progress.step;
+    if (others == 0) return;
+    position_.first += others;
+    if (!ends_with_data_) return;
+    total_steps_ += others;
+    trainer.set_total_steps(total_steps_);
   }
 
   void evaluate(Trainer& trainer) {
@@ -477,26 +495,29 @@ class Loop {
         Json{{"step", trainer.steps_done()}, {"eval_loss", progress.eval_loss}}.dump();
     write_metrics(progress.metrics_line);
     if (tensorboard_) tensorboard_->evaluation(trainer.steps_done(), progress.eval_loss);
-    on_progress_(progress);
+    tell(trainer, progress);
   }
 
-  void after_step(Trainer& trainer, const std::string& out,
+  // `before`: the steps done until the one of the data.
+  void after_step(Trainer& trainer, int64_t before, const std::string& out,
                   std::optional<CheckpointWriter>& checkpoints) {
+    const auto is_due = [&](int64_t every) {
+      return every > 0 && trainer.steps_done() / every > before / every;
+    };
     if (checkpoints) {
       hold_error([&] { checkpoints->check(); });
       if (checkpoint_error_) return;
       write_new_plan(trainer, out);
     }
-    const int64_t step = trainer.steps_done();
-    evaluated_last_ = eval_data_ && config_.eval_steps > 0 && step % config_.eval_steps == 0;
+    evaluated_last_ = eval_data_ && is_due(config_.eval_steps);
     if (evaluated_last_) evaluate(trainer);
-    if (checkpoints && config_.save_steps > 0 && step % config_.save_steps == 0) {
+    if (checkpoints && is_due(config_.save_steps)) {
       hold_error([&] { checkpoints->finish(); });  // the one before
       if (checkpoint_error_) return;
-      checkpoints->begin();
+      checkpoints->begin(position_);
       hold_error([&] {
-        report_->begin_page(trainer,
-                            fmt::format("under way, after step {} of {}", step, total_steps_));
+        report_->begin_page(trainer, fmt::format("under way, after step {} of {}",
+                                                 trainer.steps_done(), total_steps_));
       });
     }
   }
@@ -515,6 +536,7 @@ class Loop {
   WindowSampler sampler_;
   std::optional<TokenDataset> eval_data_;
   int64_t total_steps_ = 0;
+  bool ends_with_data_ = false;  // total_steps_ counts what is left of the data
   std::optional<File> metrics_;
   int64_t metrics_end_ = 0;
   std::optional<TensorBoardLog> tensorboard_;

@@ -52,7 +52,8 @@ RunResult run_training(const TrainConfig& config,
                        const std::function<void(const RunProgress&)>& on_progress,
                        const std::atomic<bool>& stop);
 
-// The same with a Trainer that is there already.
+// The same with a Trainer that is there already. `on_progress` may take steps on it: they count as
+// steps of the run, but not as further ones, and take none of the data.
 struct Continuation {
   bool from_here = false;     // --steps and --epochs are further ones, else those of the whole run
   bool wrote_folder = false;  // what --out holds is this trainer's

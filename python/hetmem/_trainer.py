@@ -259,7 +259,8 @@ class Trainer:
             epochs: further passes over the data. Default: the trainer's option `epochs` [1].
             eval_data: evaluated at the end, and every `eval_steps` steps.
             callbacks: called with each StepResult and EvalResult; one that returns False ends the
-                training after that step. They may use the trainer, but not train() or close() it.
+                training after that step. They may use the trainer, but not train() or close() it; a
+                step() of theirs takes none of the data, and is none of the further ones.
             progress: a progress bar (of tqdm where it is installed). Default: where it can be seen.
 
         Raises:

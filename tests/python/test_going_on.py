@@ -124,6 +124,46 @@ def test_single_steps_take_none_of_the_data(models, data, tmp_path):
     assert resumed(models["gpt2"], tmp_path / "cut", calls, **RUN, **STEADY) == whole[3:]
 
 
+@pytest.mark.parametrize("on", ["steps", "evaluations"])
+def test_steps_of_a_callback_take_none_of_the_data(models, data, tmp_path, on):
+    """train() sees all of its windows, and so does what goes on from a checkpoint of it."""
+    other = np.arange(2 * 34, dtype=np.int32).reshape(2, 34)
+    kind = {"steps": hetmem.StepResult, "evaluations": hetmem.EvalResult}[on]
+    options = RUN | STEADY | dict(out=tmp_path / "out", save_steps=3, save_total_limit=0)
+    stream = hetmem.load_tokens(data)
+    with hetmem.Trainer(models["gpt2"], **RUN, **STEADY) as trainer:
+        whole = []
+        for batch in trainer.batches(stream, steps=6):
+            whole.append(trainer.step(batch).loss)
+            trainer.step(other)
+    with hetmem.Trainer(models["gpt2"], **options) as trainer:
+        def step_too(result):
+            if isinstance(result, kind):
+                trainer.step(other)
+
+        first = trainer.train(data, steps=4, eval_data=data, eval_steps=1, callbacks=step_too)
+        assert first.losses == whole[:4] and trainer.steps_done >= 8
+        assert trainer.train(data, steps=2, eval_data=data, eval_steps=1,
+                             callbacks=step_too).losses == whole[4:]
+        assert trainer.steps_done == 12
+    # After 3 of the steps, and later with each third of all.
+    assert {int(path.name.split("-")[1]) for path in (tmp_path / "out").glob("checkpoint-*")} == {4, 6, 10, 12}
+    checkpoint = tmp_path / "out" / "checkpoint-4"
+    with hetmem.Trainer(models["gpt2"], resume_from_checkpoint=checkpoint, **RUN, **STEADY) as trainer:
+        steps = [trainer.step(batch).loss for batch in trainer.batches(stream, steps=2, first=2)]
+    assert resumed(models["gpt2"], checkpoint, [(data, {"steps": 2})], **RUN, **STEADY) == steps
+
+
+def test_steps_of_a_callback_are_steps_of_the_run(models, data, tokens):
+    """A length that is given in steps counts them; one in epochs is one of the data."""
+    other = np.arange(2 * 34, dtype=np.int32).reshape(2, 34)
+    short = tokens[: 33 * 2 * 4 + 1]
+    for options, given, steps in [(dict(steps=6), data, 3), ({}, short, 4), (dict(epochs=2), short, 8)]:
+        with hetmem.Trainer(models["gpt2"], **RUN, **options) as trainer:
+            result = trainer.train(given, callbacks=lambda _: trainer.step(other) and None)
+            assert (len(result.losses), result.steps, result.interrupted) == (steps, 2 * steps, False)
+
+
 def test_what_fails_after_a_step_leaves_its_place(models, data, others, tmp_path):
     """The file of metrics meets a limit on the size of files: the step is taken, its line is not."""
     done = python("""

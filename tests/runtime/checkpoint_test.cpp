@@ -141,8 +141,8 @@ TEST(Checkpoint, TheOneJustWrittenIsKeptWhateverTheOthersAre) {
   take_steps(trainer, 1, outcome);
   const TemporaryFolder out;
   for (const int64_t step : {2, 3, 4}) save_checkpoint(trainer, checkpoint_path(out.path(), step));
-  CheckpointWriter checkpoints(trainer, out.path(), 2, some_data());
-  checkpoints.begin();
+  CheckpointWriter checkpoints(trainer, out.path(), 2);
+  checkpoints.begin(some_data());
   checkpoints.finish();
   EXPECT_EQ(checkpoints.newest(), 1);
   for (const int64_t step : {1, 2, 3, 4}) {
@@ -300,8 +300,8 @@ TEST(Checkpoint, TheWriterAndTrainingMeetInAnyOrder) {
         Trainer trainer(config, kLast);
         Outcome outcome;
         take_steps(trainer, kSaved, outcome);
-        CheckpointWriter checkpoints(trainer, out.path(), 0, some_data());
-        checkpoints.begin();
+        CheckpointWriter checkpoints(trainer, out.path(), 0);
+        checkpoints.begin(some_data());
         take_steps(trainer, kLast, outcome);
         checkpoints.finish();
         outcome.state = state_of(trainer);
@@ -326,8 +326,8 @@ TEST(Checkpoint, ChunksThatMoveWaitForTheWriter) {
   take_steps(trainer, kSaved, outcome);
   std::string saved;
   {
-    CheckpointWriter checkpoints(trainer, out.path(), 0, some_data());
-    checkpoints.begin();
+    CheckpointWriter checkpoints(trainer, out.path(), 0);
+    checkpoints.begin(some_data());
     trainer.set_budget(budgets.back(), kPlenty);
     take_steps(trainer, kSaved + 1, outcome);
     trainer.set_budget(budgets.front(), kPlenty);
@@ -354,9 +354,9 @@ TEST(Checkpoint, WritingMayFailAtAnyCall) {
       const TemporaryFolder out;
       Trainer trainer(config, kLast);
       Outcome outcome;
-      CheckpointWriter checkpoints(trainer, out.path(), 1, some_data());
+      CheckpointWriter checkpoints(trainer, out.path(), 1);
       take_steps(trainer, 2, outcome);
-      checkpoints.begin();
+      checkpoints.begin(some_data());
       checkpoints.finish();
       take_steps(trainer, kSaved, outcome);
       bool failed = false;
@@ -365,7 +365,7 @@ TEST(Checkpoint, WritingMayFailAtAnyCall) {
                                         (copy            ? "=fail"
                                          : call % 2 == 0 ? "=EIO"
                                                          : "=ENOSPC"));
-        checkpoints.begin();
+        checkpoints.begin(some_data());
         try {
           checkpoints.finish();
         } catch (const Error& error) {
@@ -389,7 +389,7 @@ TEST(Checkpoint, WritingMayFailAtAnyCall) {
       take_steps(trainer, kLast, outcome);
       outcome.state = state_of(trainer);
       EXPECT_TRUE(outcome == expected.outcome);
-      checkpoints.begin();
+      checkpoints.begin(some_data());
       checkpoints.finish();
       EXPECT_EQ(newest_checkpoint(out.path()), kLast);
     }
