@@ -11,8 +11,23 @@
 namespace hetmem {
 namespace {
 
+// Elements that are read at once at least, also where the tier has no room for them: there is no
+// reading without.
+constexpr int64_t kLeastBlock = 4096;
+
 CopyDirection direction_from(bool on_device) {
   return on_device ? CopyDirection::kToHost : CopyDirection::kWithin;
+}
+
+// Nothing where a tier has no room for it.
+template <typename Make>
+auto where_it_fits(const Make& make) -> std::optional<decltype(make())> {
+  try {
+    return make();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDoesNotFit) throw;
+    return std::nullopt;
+  }
 }
 
 }  // namespace
@@ -20,7 +35,6 @@ CopyDirection direction_from(bool on_device) {
 ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& transfers)
     : chunks_(chunks),
       host_(host),
-      block_(static_cast<size_t>(ChunkManager::kBlock)),
       page_(chunks.disk()),
       reading_(transfers.make_stream("checkpoint")),
       sparing_(transfers.make_stream("spare copies")) {
@@ -36,21 +50,22 @@ ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& t
     state.unread = lists * static_cast<int>(shape.pieces.size());
     unread_ += state.unread;
   }
+  given_back_ = unread_ == 0;
   chunks.snapshot_ = this;
 }
 
 ChunkSnapshot::~ChunkSnapshot() { chunks_.snapshot_ = nullptr; }
 
 void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& sink) {
+  if (block_.empty()) make_blocks();
+  const auto most = static_cast<int64_t>(block_.size());
   for (const PieceOf& at : chunks_.layout().pieces[static_cast<size_t>(tensor)]) {
     const ChunkPiece& piece = chunks_.layout().piece(at);
-    for (int64_t first = 0; first < piece.elements; first += ChunkManager::kBlock) {
-      const int64_t count = std::min(ChunkManager::kBlock, piece.elements - first);
+    for (int64_t first = 0; first < piece.elements; first += most) {
+      const int64_t count = std::min(most, piece.elements - first);
       const bool last = first + count == piece.elements;
       const int64_t from = piece.offset + first;
       if (chunks_.dtype(list, at.chunk) == DType::kBFloat16) {
-        high_.resize(block_.size());
-        low_.resize(block_.size());
         read_block(list, at.chunk, from, count, false, high_.data());
         read_block(ChunkList::kLow, at.chunk, from, count, last, low_.data());
         for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
@@ -62,6 +77,41 @@ void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& s
       sink(block_.data(), words_of(chunks_.dtype(list, at.chunk), count));
     }
   }
+  const std::lock_guard lock(mutex_);
+  if (unread_ == 0) end_reading();
+}
+
+// For the largest piece, or what there is room for.
+void ChunkSnapshot::make_blocks() {
+  int64_t largest = kLeastBlock;
+  bool split = false;
+  for (const ChunkShape& shape : chunks_.layout().chunks) {
+    split = split || shape.split;
+    for (const ChunkPiece& piece : shape.pieces) largest = std::max(largest, piece.elements);
+  }
+  constexpr auto kHalves = static_cast<int64_t>(sizeof(uint16_t) + sizeof(int16_t));
+  const int64_t bytes = static_cast<int64_t>(sizeof(float)) + (split ? kHalves : 0);  // an element
+  int64_t elements = ChunkManager::kBlock;
+  while (elements / 2 >= largest) elements /= 2;
+  while (chunks_.disk() == nullptr) {
+    std::optional<Reservation> room =
+        where_it_fits([&] { return host_.reserve(elements * bytes, MemoryKind::kStaging); });
+    if (room) blocks_ = std::move(*room);
+    if (room || elements == kLeastBlock) break;
+    elements /= 2;
+  }
+  block_.resize(static_cast<size_t>(elements));
+  high_.resize(split ? block_.size() : 0);
+  low_.resize(high_.size());
+}
+
+void ChunkSnapshot::end_reading() {
+  block_ = {};
+  high_ = {};
+  low_ = {};
+  blocks_.release();
+  given_back_ = true;
+  changed_.notify_all();
 }
 
 // From the spare copy where there is one; else from the home, which waits to be changed meanwhile.
@@ -119,6 +169,9 @@ void ChunkSnapshot::stop() {
     changed_.notify_all();
   }
   for (const auto& [spare, copied] : unread) copied.synchronize();
+  unread.clear();
+  const std::lock_guard lock(mutex_);
+  end_reading();
 }
 
 template <typename Condition>
@@ -162,12 +215,9 @@ void ChunkSnapshot::before_change(int chunk, const TensorView& there, Stream& st
 
 std::optional<Buffer> ChunkSnapshot::find_room(int chunk) {
   if (chunks_.any_on_disk(chunk)) return std::nullopt;
-  try {
+  return where_it_fits([&] {
     return Buffer(host_, chunks_.state_bytes(chunk), MemoryKind::kStaging, MemorySpace::kHost);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kDoesNotFit) throw;
-    return std::nullopt;
-  }
+  });
 }
 
 void ChunkSnapshot::copy_to(Buffer spare, State& state, Stream& stream) {
@@ -184,7 +234,7 @@ void ChunkSnapshot::copy_to(Buffer spare, State& state, Stream& stream) {
 
 void ChunkSnapshot::wait() {
   std::unique_lock lock(mutex_);
-  wait_until(lock, [&] { return unread_ == 0 || stopped_; });
+  wait_until(lock, [&] { return given_back_; });
 }
 
 double ChunkSnapshot::waited_seconds() const {

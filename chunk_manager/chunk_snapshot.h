@@ -2,7 +2,8 @@
 // on a thread of its own while training goes on (copy on write). Nothing is copied beforehand. A
 // chunk that is about to change and that the reader has not passed is copied to spare host memory
 // where its tier has room; where it has none, or parts of the chunk are on disk, the change waits
-// until the reader has passed.
+// until the reader has passed. The blocks that are read into are reserved there, too, beside what
+// staging_bytes() has of them: the less room there is, the smaller they are.
 //
 //   auto snapshot = trainer.snapshot();                      // between two steps
 //   std::thread reader([&] { snapshot->read(ChunkList::kWeights, tensor, sink); ... });
@@ -68,12 +69,16 @@ class ChunkSnapshot {
   // Spare memory for the chunk, where there is room.
   std::optional<Buffer> find_room(int chunk);
   void copy_to(Buffer spare, State& state, Stream& stream);
+  void make_blocks();
+  // With the lock: memory of the reader is given back.
+  void end_reading();
   template <typename Condition>
   void wait_until(std::unique_lock<std::mutex>& lock, const Condition& condition);
 
   ChunkManager& chunks_;
   Tier& host_;
-  // Of the reader: a block, and the halves of one that is split.
+  // Of the reader, from its first block on: a block, and the halves of one that is split.
+  Reservation blocks_;
   std::vector<float> block_;
   std::vector<uint16_t> high_;
   std::vector<int16_t> low_;
@@ -83,6 +88,7 @@ class ChunkSnapshot {
   std::vector<State> states_;
   int64_t unread_ = 0;
   bool stopped_ = false;
+  bool given_back_ = false;  // all memory that was taken for the reader: it needs none any more
   bool not_copied_ = false;  // a spare copy could not be enqueued: its chunk is lost to the reader
   double waited_seconds_ = 0;
   int64_t spared_bytes_ = 0;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "chunk_manager/chunk_manager.h"
@@ -37,10 +38,12 @@ inline float value_of(size_t list, int tensor, int64_t element) {
 // Chunks over two tiers with just the budgets that are asked for.
 struct Machine {
   explicit Machine(int64_t device_bytes = 1 << 20, int64_t host_bytes = 1 << 20,
-                   const DeviceId& id = {}, DiskTier* disk = nullptr)
+                   const DeviceId& id = {}, DiskTier* disk = nullptr,
+                   ChunkLayout given = small_layout())
       : where(make_device(id, pool)),
         device("device", device_bytes, where->memory()),
         host("host", host_bytes, where->host_memory()),
+        layout(std::move(given)),
         chunks(layout, {2}, device, host, transfers, disk) {}
 
   int count() const { return static_cast<int>(layout.chunks.size()); }
@@ -102,7 +105,7 @@ struct Machine {
   Tier device;
   Tier host;
   TransferEngine transfers{*where};
-  const ChunkLayout layout = small_layout();
+  const ChunkLayout layout;
   ChunkManager chunks;
 };
 
