@@ -1,13 +1,10 @@
 #include "runtime/training_run.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
-#include <ctime>
 #include <exception>
 #include <filesystem>
 #include <sstream>
@@ -21,6 +18,7 @@
 #include "runtime/checkpoint.h"
 #include "runtime/checkpoint_writer.h"
 #include "runtime/machine.h"
+#include "runtime/output_folder.h"
 #include "runtime/plan_report.h"
 #include "runtime/prepared_data.h"
 #include "runtime/report_writer.h"
@@ -31,19 +29,6 @@ namespace hetmem {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Another one where a run of the same second has it.
-std::string default_out() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  localtime_r(&now, &parts);
-  char text[32];
-  std::strftime(text, sizeof(text), "%Y%m%d-%H%M%S", &parts);
-  const std::string first = std::string("runs/") + text;
-  std::string out = first;
-  for (int i = 2; fs::exists(out); ++i) out = first + "-" + std::to_string(i);
-  return out;
-}
 
 Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
@@ -71,42 +56,6 @@ std::string metrics_line(const StepReport& report) {
   return line.dump();
 }
 
-// The files of a run, each written at once by write_text_file().
-constexpr std::array kRunFiles{"config.yaml", "plan.json", "access_trace.json", "metrics.jsonl",
-                               "report.html"};
-
-// What a run writes into its folder, left-overs of what was cut off included.
-bool is_written_by_runs(const std::string& name) {
-  const bool is_file = std::any_of(kRunFiles.begin(), kRunFiles.end(), [&](const char* file) {
-    return name == file || name == unfinished_path(file);
-  });
-  return is_file || name == "tensorboard" || name == "final" || name.starts_with("checkpoint-") ||
-         name.starts_with("final.tmp-") || name.starts_with("final.old-");
-}
-
-bool is_inside(const fs::path& path, const fs::path& folder) {
-  std::error_code code;
-  const fs::path inner = fs::weakly_canonical(path, code);
-  const fs::path outer = fs::weakly_canonical(folder, code);
-  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
-}
-
-fs::path topmost_missing(const fs::path& path) {
-  std::error_code code;
-  fs::path missing = fs::absolute(path).lexically_normal();
-  if (!missing.has_filename()) missing = missing.parent_path();
-  while (missing.has_relative_path() && !fs::exists(missing.parent_path(), code)) {
-    missing = missing.parent_path();
-  }
-  return missing;
-}
-
-void require_writable(const std::string& folder, const std::string& what) {
-  if (::access(folder.c_str(), W_OK | X_OK) == 0) return;
-  throw Error(ErrorKind::kBadInput,
-              what + ": the folder " + folder + " does not exist or cannot be written to");
-}
-
 // A trace that cannot be written is found before the run, not after it.
 void check_trace(const std::string& path) {
   if (path.empty()) return;
@@ -116,69 +65,6 @@ void check_trace(const std::string& path) {
   }
   require_writable(fs::absolute(path).parent_path().string(), "--trace " + path);
 }
-
-// The folder of a run: refused where it holds something that is not to be replaced.
-class OutputFolder {
- public:
-  OutputFolder(const TrainConfig& config, bool resuming)
-      : path_(config.out.empty() ? default_out() : config.out) {
-    std::error_code code;
-    const bool exists = fs::exists(path_, code);
-    if (exists && !fs::is_directory(path_, code)) {
-      throw Error(ErrorKind::kBadInput, "--out " + path_ + " is not a folder");
-    }
-    if (exists && !fs::is_empty(path_, code) && !resuming && !config.overwrite_output_dir) {
-      throw Error(ErrorKind::kBadInput,
-                  "--out " + path_ +
-                      " is not empty; choose another folder, resume from it, or give "
-                      "--overwrite-output-dir");
-    }
-    if (exists && config.overwrite_output_dir && !resuming) find_old_run(config);
-    if (!exists) created_ = topmost_missing(path_);
-    try {
-      make_folders(path_);
-    } catch (const Error& error) {
-      throw Error(error.kind(), std::string("--out: ") + error.what());
-    }
-    require_writable(path_, "--out " + path_);
-  }
-  ~OutputFolder() {
-    std::error_code code;
-    if (!created_.empty() && !kept_) fs::remove_all(created_, code);
-  }
-  OutputFolder(const OutputFolder&) = delete;
-  OutputFolder& operator=(const OutputFolder&) = delete;
-  const std::string& path() const { return path_; }
-  void keep() { kept_ = true; }
-  // What another run left here, where --overwrite-output-dir is given; files of others stay.
-  void remove_old_run() {
-    std::error_code code;
-    for (const fs::path& entry : old_run_) fs::remove_all(entry, code);
-    old_run_.clear();
-  }
-
- private:
-  void find_old_run(const TrainConfig& config) {
-    std::vector<std::string> needed = config.data;
-    needed.insert(needed.end(), config.eval_data.begin(), config.eval_data.end());
-    needed.push_back(config.model);
-    std::error_code code;
-    for (const auto& entry : fs::directory_iterator(path_, code)) {
-      if (!is_written_by_runs(entry.path().filename().string())) continue;
-      for (const std::string& path : needed) {
-        if (!is_inside(path, entry.path())) continue;
-        throw Error(ErrorKind::kBadInput, "--overwrite-output-dir would remove " + path +
-                                              ", which this run reads; choose another --out");
-      }
-      old_run_.push_back(entry.path());
-    }
-  }
-
-  std::string path_;
-  fs::path created_;  // the folder, or the first of those above it that were not there
-  bool kept_ = false;
-  std::vector<fs::path> old_run_;
-};
 
 // The step up to which checkpoints in `out` are of the branch that goes on from `from`, or -1: of a
 // folder that is none of them it is not known.
@@ -371,10 +257,7 @@ class Loop {
     folder.remove_old_run();
     AtomicDirectory::remove_abandoned(folder.path());
     // Some are not written again: a run that goes on at its last step measures no access trace.
-    for (const char* file : kRunFiles) {
-      std::error_code code;
-      fs::remove(unfinished_path(folder.path() + "/" + file), code);
-    }
+    folder.remove_unfinished_files();
     // Before anything of this branch is there: what is found from now on is of one branch.
     set_aside_ = set_aside_checkpoints(folder.path(), newest_kept_);
     const std::string metrics_path = folder.path() + "/metrics.jsonl";

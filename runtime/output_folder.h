@@ -1,0 +1,46 @@
+// OutputFolder: the folder that a run writes (--out). It is refused where it holds something that
+// is not to be replaced, made where it is not there, and removed again where it was made for a run
+// that is given up. Not thread-safe.
+//
+//   OutputFolder folder(config, /*resuming=*/false);
+//   folder.remove_old_run();   // what --overwrite-output-dir replaces
+//   folder.keep();             // something is in it now
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "runtime/train_config.h"
+
+namespace hetmem {
+
+// Whether a path, which need not be there, is that of a folder or below it.
+bool is_inside(const std::filesystem::path& path, const std::filesystem::path& folder);
+// Throws Error (kBadInput) that begins with `what`.
+void require_writable(const std::string& folder, const std::string& what);
+
+class OutputFolder {
+ public:
+  // Throws Error (kBadInput, kStorage). `resuming`: from a checkpoint in it.
+  OutputFolder(const TrainConfig& config, bool resuming);
+  ~OutputFolder();
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+  const std::string& path() const { return path_; }
+  void keep() { kept_ = true; }
+  // What another run left here, where --overwrite-output-dir is given; files of others stay.
+  void remove_old_run();
+  // Files that a run which was cut off had begun: some are not written again.
+  void remove_unfinished_files();
+
+ private:
+  void find_old_run(const TrainConfig& config);
+
+  std::string path_;
+  std::filesystem::path created_;  // the folder, or the first of those above it that were not there
+  bool kept_ = false;
+  std::vector<std::filesystem::path> old_run_;
+};
+
+}  // namespace hetmem
