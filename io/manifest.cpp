@@ -95,4 +95,23 @@ void verify_manifest(const std::string& folder) {
   }
 }
 
+std::string unlisted_entry(const std::string& folder) {
+  Json files = Json::object();
+  try {
+    if (has_manifest(folder)) {
+      files = parse_manifest(folder + "/" + kName)["files"];
+      files[kName] = nullptr;
+    }
+  } catch (const Error&) {  // then it lists nothing
+  }
+  std::error_code code;
+  for (const auto& entry : fs::directory_iterator(folder, code)) {
+    std::string name = entry.path().filename().string();
+    const bool is_file = entry.symlink_status(code).type() == fs::file_type::regular;
+    if (!is_file || !files.contains(name)) return name;
+  }
+  if (!code) return "";
+  throw Error(ErrorKind::kStorage, "cannot look into " + folder + ": " + code.message());
+}
+
 }  // namespace hetmem

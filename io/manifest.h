@@ -15,5 +15,9 @@ bool has_manifest(const std::string& folder);
 // Throws Error (kCorrupt) that names the file which is missing, or of another size or sum, the
 // manifest among them; kBadInput where the folder has none. Any byte that changed is found.
 void verify_manifest(const std::string& folder);
+// The name of something in `folder` that was not written with its manifest (without one, or with
+// one that cannot be read: of anything), else empty. Contents are not looked at. Throws Error
+// (kStorage).
+std::string unlisted_entry(const std::string& folder);
 
 }  // namespace hetmem

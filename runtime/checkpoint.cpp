@@ -271,6 +271,11 @@ std::string checkpoint_path(const std::string& out, int64_t step) {
   return out + "/" + kPrefix + std::to_string(step);
 }
 
+bool is_checkpoint_name(const std::string& name) {
+  const size_t aside = name.find(kAbandoned);
+  return step_of(name.substr(0, aside)) >= 0;
+}
+
 std::vector<std::string> set_aside_checkpoints(const std::string& out, int64_t newest_kept) {
   std::vector<std::string> names;
   std::vector<int64_t> steps = checkpoint_steps(out);

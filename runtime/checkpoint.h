@@ -64,6 +64,8 @@ std::string master_name(const std::string& weight);
 // The step of the newest complete checkpoint-<step> under `out`, or -1.
 int64_t newest_checkpoint(const std::string& out);
 std::string checkpoint_path(const std::string& out, int64_t step);
+// Whether it is the name of a folder of a checkpoint, one that was set aside among them.
+bool is_checkpoint_name(const std::string& name);
 // Gives checkpoints of later steps names that nothing takes for checkpoints of the run (a branch
 // that training has left; nothing of it is removed), and returns those names. Throws Error
 // (kStorage).

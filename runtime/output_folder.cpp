@@ -5,9 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <exception>
+#include <utility>
 
 #include "core/error.h"
 #include "io/file.h"
+#include "io/manifest.h"
+#include "runtime/checkpoint.h"
+#include "runtime/tensorboard_log.h"
 
 namespace hetmem {
 namespace {
@@ -31,13 +36,55 @@ std::string default_out() {
 constexpr std::array kRunFiles{"config.yaml", "plan.json", "access_trace.json", "metrics.jsonl",
                                "report.html"};
 
-// What a run writes into its folder, left-overs of what was cut off included.
-bool is_written_by_runs(const std::string& name) {
-  const bool is_file = std::any_of(kRunFiles.begin(), kRunFiles.end(), [&](const char* file) {
+bool is_run_file(const std::string& name) {
+  return std::any_of(kRunFiles.begin(), kRunFiles.end(), [&](const char* file) {
     return name == file || name == unfinished_path(file);
   });
-  return is_file || name == "tensorboard" || name == "final" || name.starts_with("checkpoint-") ||
-         name.starts_with("final.tmp-") || name.starts_with("final.old-");
+}
+
+fs::file_type type_of(const fs::path& path) {
+  std::error_code code;
+  return fs::symlink_status(path, code).type();
+}
+
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> paths;
+  std::error_code code;
+  for (const auto& entry : fs::directory_iterator(folder, code)) paths.push_back(entry.path());
+  if (!code) return paths;
+  throw Error(ErrorKind::kStorage, "cannot look into " + folder.string() + ": " + code.message());
+}
+
+[[noreturn]] void refuse_to_remove(const fs::path& path, const std::string& because) {
+  throw Error(ErrorKind::kBadInput,
+              "--overwrite-output-dir would remove " + path.string() + ", which " + because);
+}
+
+// Names do not say who wrote a folder; its manifest does.
+void require_written_by_run(const fs::path& folder) {
+  constexpr const char* kForeign = "no run has written; move it away or choose another --out";
+  if (type_of(folder) != fs::file_type::directory) refuse_to_remove(folder, kForeign);
+  const std::string foreign = unlisted_entry(folder.string());
+  if (!foreign.empty()) refuse_to_remove(folder / foreign, kForeign);
+}
+
+// What runs wrote into `folder`: files, and folders with nothing else in them. Half-written folders
+// are AtomicDirectory's to remove. Throws Error (kBadInput) where a folder has something else.
+std::vector<fs::path> written_by_runs(const fs::path& folder) {
+  std::vector<fs::path> paths;
+  for (const fs::path& path : entries_of(folder)) {
+    const std::string name = path.filename().string();
+    const bool is_folder = type_of(path) == fs::file_type::directory;
+    if (is_run_file(name) || name == "final" || is_checkpoint_name(name)) {
+      if (is_folder || !is_run_file(name)) require_written_by_run(path);
+      paths.push_back(path);
+    } else if (name == "tensorboard" && is_folder) {
+      for (const fs::path& event : entries_of(path)) {
+        if (is_event_file(event)) paths.push_back(event);
+      }
+    }
+  }
+  return paths;
 }
 
 fs::path topmost_missing(const fs::path& path) {
@@ -88,15 +135,32 @@ OutputFolder::OutputFolder(const TrainConfig& config, bool resuming)
   require_writable(path_, "--out " + path_);
 }
 
+// Others may have begun to use a folder above it, or the folder itself.
 OutputFolder::~OutputFolder() {
+  if (created_.empty() || kept_) return;
   std::error_code code;
-  if (!created_.empty() && !kept_) fs::remove_all(created_, code);
+  try {
+    old_run_ = written_by_runs(path_);
+    remove_old_run();
+  } catch (const std::exception&) {  // the error that ended the run is on its way
+  }
+  fs::path folder = fs::absolute(path_, code).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  while (fs::remove(folder, code) && folder != created_) folder = folder.parent_path();
 }
 
 void OutputFolder::remove_old_run() {
-  std::error_code code;
-  for (const fs::path& entry : old_run_) fs::remove_all(entry, code);
-  old_run_.clear();
+  for (const fs::path& path : std::exchange(old_run_, {})) {
+    if (type_of(path) == fs::file_type::directory) {
+      require_written_by_run(path);  // it may have come to hold something since
+      AtomicDirectory::remove(path.string());
+      continue;
+    }
+    std::error_code code;
+    const bool in_folder = is_event_file(path);
+    fs::remove(path, code);
+    if (in_folder) fs::remove(path.parent_path(), code);  // with the last one
+  }
 }
 
 void OutputFolder::remove_unfinished_files() {
@@ -110,15 +174,11 @@ void OutputFolder::find_old_run(const TrainConfig& config) {
   std::vector<std::string> needed = config.data;
   needed.insert(needed.end(), config.eval_data.begin(), config.eval_data.end());
   needed.push_back(config.model);
-  std::error_code code;
-  for (const auto& entry : fs::directory_iterator(path_, code)) {
-    if (!is_written_by_runs(entry.path().filename().string())) continue;
+  old_run_ = written_by_runs(path_);
+  for (const fs::path& removed : old_run_) {
     for (const std::string& path : needed) {
-      if (!is_inside(path, entry.path())) continue;
-      throw Error(ErrorKind::kBadInput, "--overwrite-output-dir would remove " + path +
-                                            ", which this run reads; choose another --out");
+      if (is_inside(path, removed)) refuse_to_remove(path, "this run reads; choose another --out");
     }
-    old_run_.push_back(entry.path());
   }
 }
 

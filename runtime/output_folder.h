@@ -29,7 +29,8 @@ class OutputFolder {
   OutputFolder& operator=(const OutputFolder&) = delete;
   const std::string& path() const { return path_; }
   void keep() { kept_ = true; }
-  // What another run left here, where --overwrite-output-dir is given; files of others stay.
+  // What another run left here, where --overwrite-output-dir is given. What no run has written stays;
+  // where it is inside of what is to be replaced, this was refused at the start. Throws Error.
   void remove_old_run();
   // Files that a run which was cut off had begun: some are not written again.
   void remove_unfinished_files();
@@ -40,7 +41,7 @@ class OutputFolder {
   std::string path_;
   std::filesystem::path created_;  // the folder, or the first of those above it that were not there
   bool kept_ = false;
-  std::vector<std::filesystem::path> old_run_;
+  std::vector<std::filesystem::path> old_run_;  // files, and folders whose files are all of a run
 };
 
 }  // namespace hetmem

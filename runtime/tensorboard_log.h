@@ -2,6 +2,7 @@
 // metrics.jsonl that holds the exact values. Not thread-safe.
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "io/event_file.h"
@@ -21,5 +22,8 @@ class TensorBoardLog {
  private:
   EventFile file_;
 };
+
+// Whether it is such a file, by its name.
+bool is_event_file(const std::filesystem::path& path);
 
 }  // namespace hetmem

@@ -336,3 +336,68 @@ def test_quick_commands_are_quick(models):
     assert f"disk           {doctor['disk_backend']}" in hetmem("doctor").stdout
     assert "compiler" in hetmem("--version").stdout
     assert hetmem("train", "--help").returncode == 0
+
+
+@pytest.fixture
+def old_run(models, data, tmp_path):
+    """A folder with all that a run leaves."""
+    out = tmp_path / "k"
+    train(models["gpt2"], data, out, steps=3, save_steps=1, save_total_limit=0, tensorboard=True, **RUN)
+    train(models["gpt2"], data, out, steps=2, tensorboard=True,
+          resume_from_checkpoint=out / "checkpoint-1", **RUN)
+    assert (out / "checkpoint-3.abandoned").exists()
+    return out
+
+
+def test_overwriting_replaces_a_run(models, data, old_run):
+    train(models["gpt2"], data, old_run, steps=1, overwrite_output_dir=True, **RUN)
+    assert sorted(path.name for path in old_run.iterdir()) == [
+        "access_trace.json", "config.yaml", "final", "metrics.jsonl", "plan.json", "report.html"]
+    assert len(metrics(old_run)) == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoint-mine", "notes", "tensorboard", "final.tmp-mine"])
+def test_overwriting_leaves_what_no_run_has_written(models, data, old_run, name):
+    (old_run / name).mkdir(exist_ok=True)
+    (old_run / name / "thesis.txt").write_text("mine")
+    train(models["gpt2"], data, old_run, steps=1, overwrite_output_dir=True, **RUN)
+    assert [path.name for path in (old_run / name).iterdir()] == ["thesis.txt"]
+    assert not (old_run / "checkpoint-2").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoint-7", "final", "checkpoint-2", "checkpoint-3.abandoned",
+                                  "plan.json"])
+@pytest.mark.parametrize("way", ["command", "python"])
+def test_overwriting_refuses_to_remove_it(models, data, old_run, name, way):
+    """Before anything is removed."""
+    if name == "plan.json":
+        (old_run / name).unlink()
+    (old_run / name).mkdir(exist_ok=True)
+    (old_run / name / "thesis.txt").write_text("mine")
+    before = sorted(old_run.rglob("*"))
+    if way == "command":
+        error = train(models["gpt2"], data, old_run, expect=2, steps=1, overwrite_output_dir=True, **RUN)
+    else:
+        import hetmem
+
+        with hetmem.Trainer(models["gpt2"], out=old_run, overwrite_output_dir=True, **RUN) as trainer:
+            with pytest.raises(ValueError) as raised:
+                trainer.train(data, steps=1)
+        error = str(raised.value)
+    assert f"{name}/thesis.txt, which no run has written; move it away" in error
+    assert sorted(old_run.rglob("*")) == before
+
+
+def test_a_run_that_is_given_up_removes_nothing_of_others(models, data, tmp_path):
+    """Another one has its folder beside it by then, in one that this run has made."""
+    runs = tmp_path / "runs"
+    words = ["--model", models["gpt2"], "--data", data, "--out", runs / "mine", "--steps", 1]
+    process = subprocess.Popen(
+        [BINARY, "train", *map(str, words)], stderr=subprocess.PIPE, text=True, env=os.environ | {
+            "HETMEM_FAULTS": "memory.allocate:1=stop;file.write@plan.json:1+=EIO"})
+    os.waitpid(process.pid, os.WUNTRACED)
+    (runs / "yours").mkdir()
+    process.send_signal(signal.SIGCONT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 4, error
+    assert list(runs.iterdir()) == [runs / "yours"]
