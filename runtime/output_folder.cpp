@@ -112,7 +112,7 @@ void require_writable(const std::string& folder, const std::string& what) {
               what + ": the folder " + folder + " does not exist or cannot be written to");
 }
 
-OutputFolder::OutputFolder(const TrainConfig& config, bool resuming)
+OutputFolder::OutputFolder(const TrainConfig& config, bool resuming, OutputLock& lock)
     : path_(config.out.empty() ? default_out() : config.out) {
   std::error_code code;
   const bool exists = fs::exists(path_, code);
@@ -132,6 +132,7 @@ OutputFolder::OutputFolder(const TrainConfig& config, bool resuming)
   } catch (const Error& error) {
     throw Error(error.kind(), std::string("--out: ") + error.what());
   }
+  if (!lock.held()) lock = OutputLock(path_);
   require_writable(path_, "--out " + path_);
 }
 

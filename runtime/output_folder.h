@@ -2,7 +2,8 @@
 // is not to be replaced, made where it is not there, and removed again where it was made for a run
 // that is given up. Not thread-safe.
 //
-//   OutputFolder folder(config, /*resuming=*/false);
+//   OutputLock lock(config.out);
+//   OutputFolder folder(config, /*resuming=*/false, lock);
 //   folder.remove_old_run();   // what --overwrite-output-dir replaces
 //   folder.keep();             // something is in it now
 #pragma once
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/output_lock.h"
 #include "runtime/train_config.h"
 
 namespace hetmem {
@@ -22,15 +24,18 @@ void require_writable(const std::string& folder, const std::string& what);
 
 class OutputFolder {
  public:
-  // Throws Error (kBadInput, kStorage). `resuming`: from a checkpoint in it.
-  OutputFolder(const TrainConfig& config, bool resuming);
+  // Throws Error (kBadInput, kStorage). `resuming`: from a checkpoint in it. `lock`: of --out where
+  // that is there; else it gets the one of the folder that is made, and outlives all that writes
+  // there.
+  OutputFolder(const TrainConfig& config, bool resuming, OutputLock& lock);
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
   const std::string& path() const { return path_; }
   void keep() { kept_ = true; }
-  // What another run left here, where --overwrite-output-dir is given. What no run has written stays;
-  // where it is inside of what is to be replaced, this was refused at the start. Throws Error.
+  // What another run left here, where --overwrite-output-dir is given. What no run has written
+  // stays; where it is inside of what is to be replaced, this was refused at the start. Throws
+  // Error.
   void remove_old_run();
   // Files that a run which was cut off had begun: some are not written again.
   void remove_unfinished_files();

@@ -118,6 +118,7 @@ class Loop {
   Loop(const TrainConfig& config, const std::function<void(const RunProgress&)>& on_progress,
        const std::atomic<bool>& stop)
       : config_(config),
+        lock_(config.out.empty() ? OutputLock() : OutputLock(config.out)),
         on_progress_(on_progress),
         stop_(stop),
         model_(load_model_config(config.model)),
@@ -135,7 +136,7 @@ class Loop {
     const std::string resume = resume_folder(config_);
     check_trace(config_.trace);
     // A run that goes on in another folder may not write over what is there either.
-    OutputFolder folder(config_, !resume.empty() && is_inside(resume, config_.out));
+    OutputFolder folder(config_, !resume.empty() && is_inside(resume, config_.out), lock_);
     if (config_.machine.empty()) keep_rates(device_of(config_));
     start_trace();
     Trainer trainer(config_, total_steps_);
@@ -162,8 +163,8 @@ class Loop {
     start_trace();
     if (config_.out.empty()) return drive(trainer, nullptr);
     const std::string& resumed = from.resumed.folder;
-    OutputFolder folder(config_,
-                        from.wrote_folder || (!resumed.empty() && is_inside(resumed, config_.out)));
+    OutputFolder folder(
+        config_, from.wrote_folder || (!resumed.empty() && is_inside(resumed, config_.out)), lock_);
     newest_kept_ =
         from.wrote_folder ? trainer.steps_done() : branch_point(from.resumed, folder.path());
     return drive(trainer, &folder);
@@ -406,6 +407,7 @@ class Loop {
   }
 
   const TrainConfig& config_;
+  OutputLock lock_;           // before all that writes
   int64_t newest_kept_ = -1;  // what --out holds of later steps is of a branch that is left
   std::vector<std::string> set_aside_;
   const std::function<void(const RunProgress&)>& on_progress_;

@@ -401,3 +401,74 @@ def test_a_run_that_is_given_up_removes_nothing_of_others(models, data, tmp_path
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 4, error
     assert list(runs.iterdir()) == [runs / "yours"]
+
+
+WRITTEN = "another run is writing into --out"
+
+
+@pytest.mark.parametrize("more", [{"overwrite_output_dir": True}, {"resume_from_checkpoint": "latest"}, {}])
+@pytest.mark.parametrize("point", ["step.begin:4", "checkpoint.tensor:5"])
+def test_a_folder_has_one_run_at_a_time(models, data, tmp_path, point, more):
+    """The first stands still, its checkpoint under way, while the second is tried."""
+    flags = RUN | dict(steps=5, save_steps=2)
+    whole = train(models["gpt2"], data, tmp_path / "whole", **flags)
+    out = tmp_path / "o"
+    words = [w for k, v in flags.items() for w in ("--" + k.replace("_", "-"), str(v))]
+    first = subprocess.Popen(
+        [BINARY, "train", "--model", models["gpt2"], "--data", data, "--out", out, *words],
+        stdout=subprocess.DEVNULL, env=os.environ | {"HETMEM_FAULTS": point + "=stop"})
+    os.waitpid(first.pid, os.WUNTRACED)
+    error = train(models["gpt2"], data, out, expect=2, **flags, **more)
+    assert WRITTEN in error and "choose another" in error
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(timeout=60) == 0
+    assert values(metrics(out)) == values(whole) and bits(out) == bits(tmp_path / "whole")
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
+    train(models["gpt2"], data, out, overwrite_output_dir=True, **flags)
+
+
+def test_a_run_that_was_killed_leaves_no_lock(models, data, tmp_path):
+    out = tmp_path / "o"
+    train(models["gpt2"], data, out, expect=-9, steps=2, env={"HETMEM_FAULTS": "step.begin:2=kill"}, **RUN)
+    train(models["gpt2"], data, out, steps=2, overwrite_output_dir=True, **RUN)
+
+
+def test_trainers_of_one_process_take_turns_at_a_folder(models, data, tmp_path):
+    import hetmem
+
+    out = tmp_path / "o"
+    refused = []
+    with hetmem.Trainer(models["gpt2"], out=out, save_steps=1, **RUN) as one, hetmem.Trainer(
+            models["gpt2"], out=out, overwrite_output_dir=True, **RUN) as other:
+        def try_the_other(_):
+            with pytest.raises(ValueError, match=WRITTEN):
+                other.train(data, steps=1)
+            refused.append(train(models["gpt2"], data, out, expect=2, resume_from_checkpoint="latest",
+                                 **RUN) if (out / "checkpoint-1").exists() else WRITTEN)
+
+        one.train(data, steps=3, callbacks=try_the_other)
+        assert len(refused) == 3 and all(WRITTEN in error for error in refused)
+        assert other.train(data, steps=1).steps == 1
+
+
+def test_a_child_does_not_keep_the_lock(models, data, tmp_path):
+    """That was forked in the middle of a run, and lives on."""
+    import hetmem
+
+    read, write = os.pipe()
+    children = []
+
+    def fork(_):
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        children.append(child)
+
+    with hetmem.Trainer(models["gpt2"], out=tmp_path / "o", **RUN) as trainer:
+        trainer.train(data, steps=1, callbacks=fork)
+        assert trainer.train(data, steps=1).steps == 2
+    train(models["gpt2"], data, tmp_path / "o", steps=1, overwrite_output_dir=True, **RUN)
+    os.close(write)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0]
