@@ -14,6 +14,9 @@
 
 namespace hetmem::apps {
 
+// A line on stderr that is no error.
+void print_note(const std::string& note);
+
 int train(const TrainConfig& config);
 struct PlanOutput {
   bool json = false;

@@ -187,9 +187,7 @@ CLI::App* add_bench(CLI::App& app, std::string& name, BenchOptions& options) {
 
 TrainConfig resolve_and_note(const OptionValues& values) {
   TrainConfig config = resolve_config(values);
-  for (const std::string& note : config.notes) {
-    std::fprintf(stderr, "hetmem: note: %s\n", note.c_str());
-  }
+  for (const std::string& note : config.notes) print_note(note);
   return config;
 }
 
@@ -266,6 +264,11 @@ int run(int argc, char** argv) {
 }
 
 }  // namespace
+
+void print_note(const std::string& note) {
+  std::fprintf(stderr, "hetmem: note: %s\n", note.c_str());
+}
+
 }  // namespace hetmem::apps
 
 int main(int argc, char** argv) {

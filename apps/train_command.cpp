@@ -124,7 +124,7 @@ int train(const TrainConfig& config) {
   sigaction(SIGTERM, &action, nullptr);
   const bool json = wants_json(config);
   Printer printer(json);
-  const RunResult result = run_training(config, std::ref(printer), stop_requested);
+  const RunResult result = run_training(config, std::ref(printer), print_note, stop_requested);
   if (!json) {
     print_memory(result);
     print_checkpoints(result.checkpoints);

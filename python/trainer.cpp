@@ -118,6 +118,9 @@ class PythonTrainer {
   PythonTrainer(const PythonTrainer&) = delete;
   PythonTrainer& operator=(const PythonTrainer&) = delete;
 
+  // What the user is to know of the checkpoint.
+  const std::vector<std::string>& notes() const { return resumed_.notes; }
+
   // f(Trainer&), without the GIL and with the trainer to itself.
   template <typename Function>
   auto use(const Function& function) {
@@ -348,6 +351,7 @@ void bind_counts(py::class_<PythonTrainer>& trainer) {
 void bind_trainer(py::module_& module) {
   py::class_<PythonTrainer> trainer(module, "Trainer");
   trainer.def(py::init<const OptionValues&>(), py::call_guard<py::gil_scoped_release>());
+  trainer.def("notes", &PythonTrainer::notes);
   trainer.def("close", &PythonTrainer::close);
   trainer.def("step", [](PythonTrainer& self, const TokenArray& tokens) {
     return dict_of(self.step(tokens));

@@ -159,6 +159,38 @@ void read_tensor(Trainer& trainer, const SafetensorsReader& reader, const Stored
   });
 }
 
+bool rate_depends_on_length(const TrainConfig& config) {
+  switch (config.lr_scheduler_type) {
+    case ScheduleKind::kConstant:
+      return false;
+    case ScheduleKind::kConstantWithWarmup:
+      return config.warmup_steps > 0 && config.warmup_steps < 1;
+    default:
+      return true;
+  }
+}
+
+// The options with which the checkpoint goes on beside those that it was written with.
+std::vector<std::string> notes_on(const Trainer& trainer, const Json& state,
+                                  const ResumedFrom& from) {
+  if (!state.contains("configuration") || !state["configuration"].is_string()) return {};
+  std::optional<TrainConfig> before = config_of_yaml(state["configuration"].get<std::string>());
+  if (!before) return {};
+  TrainConfig now = trainer.config();
+  now.sequence_length = trainer.sequence_length();
+  if (before->sequence_length == 0) {
+    before->sequence_length = resolved_sequence_length(*before, trainer.model());
+  }
+  if (before->compute_dtype == "auto") before->compute_dtype = now.compute_dtype;
+  std::vector<std::string> notes = changed_options(now, *before);
+  if (now.steps && *now.steps > from.step && from.total_steps && *from.total_steps != *now.steps &&
+      rate_depends_on_length(now)) {
+    notes.push_back("--steps is " + std::to_string(*now.steps) +
+                    "; the checkpoint was written with " + std::to_string(*from.total_steps));
+  }
+  return notes;
+}
+
 int64_t step_of(const std::string& name) {
   const std::string prefix = kPrefix;
   int64_t step = -1;
@@ -243,7 +275,7 @@ ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder, const D
   const Json state = read_json_file(state_path);
   const int64_t step = count_of(state, "step", state_path);
   const int64_t optimizer_count = count_of(state, "optimizer_count", state_path);
-  ResumedFrom from{folder, step, std::nullopt, data_of(state, step, state_path)};
+  ResumedFrom from{folder, step, std::nullopt, data_of(state, step, state_path), {}};
   if (state.contains("total_steps")) from.total_steps = count_of(state, "total_steps", state_path);
   if (data != nullptr) require_same_data(from, *data);
   const SafetensorsReader optimizer(folder + "/" + kOptimizerFile);
@@ -259,6 +291,7 @@ ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder, const D
     }
   }
   trainer.restore_counts(step, optimizer_count);
+  from.notes = notes_on(trainer, state, from);
   return from;
 }
 

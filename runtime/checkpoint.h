@@ -52,6 +52,9 @@ struct ResumedFrom {
   int64_t step = 0;
   std::optional<int64_t> total_steps;
   std::optional<DataPosition> data;
+  // What the user is to know: a line for each option that results depend on and that was another
+  // one.
+  std::vector<std::string> notes;
 };
 // Puts weights, moments and counts back. Throws Error (kBadInput, kStorage, kCorrupt) naming the
 // file; kBadInput, too, where the checkpoint was trained on other data than `data`.

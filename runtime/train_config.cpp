@@ -4,6 +4,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <sstream>
 
@@ -327,6 +328,50 @@ bool computes_in_bf16(const TrainConfig& config) {
     return device_of(config).kind == DeviceKind::kCpu && ops::has_native_bf16();
   }
   return config.compute_dtype == "bf16";
+}
+
+std::vector<std::string> changed_options(const TrainConfig& now, const TrainConfig& before) {
+  // The length of a run is none of them: that of the checkpoint is more than its options say.
+  constexpr std::array kNames{
+      "freeze",       "batch-size",    "sequence-length", "gradient-accumulation-steps",
+      "shuffle",      "seed",          "learning-rate",   "lr-scheduler-type",
+      "warmup-steps", "min-lr-ratio",  "decay-steps",     "optimizer",
+      "momentum",     "weight-decay",  "adam-beta1",      "adam-beta2",
+      "adam-epsilon", "max-grad-norm", "compute-dtype"};
+  std::vector<std::string> notes;
+  for (const char* name : kNames) {
+    const Option* option = find_option(train_options(), name);
+    const std::string value = fmt::format("{}", fmt::join(option->get(now), " "));
+    const std::string old = fmt::format("{}", fmt::join(option->get(before), " "));
+    if (value == old) continue;
+    notes.push_back(fmt::format("--{} is {}; the checkpoint was written {}", name,
+                                value.empty() ? "not given" : value,
+                                old.empty() ? "without it" : "with " + old));
+  }
+  return notes;
+}
+
+std::optional<TrainConfig> config_of_yaml(const std::string& yaml) {
+  TrainConfig config;
+  try {
+    const YAML::Node root = YAML::Load(yaml);
+    if (!root.IsMap()) return std::nullopt;
+    for (const auto& entry : root) {
+      const std::string name = canonical_option(entry.first.as<std::string>());
+      const Option* option = find_option(train_options(), name);
+      if (option == nullptr) continue;
+      Values values;
+      if (entry.second.IsScalar()) values.push_back(entry.second.as<std::string>());
+      for (const auto& item : entry.second) values.push_back(item.as<std::string>());
+      try {
+        option->set(config, values);
+      } catch (const Error&) {  // of another version
+      }
+    }
+  } catch (const YAML::Exception&) {
+    return std::nullopt;
+  }
+  return config;
 }
 
 std::string to_yaml(const TrainConfig& config) {

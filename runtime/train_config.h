@@ -103,5 +103,12 @@ DeviceId device_of(const TrainConfig& config);
 bool computes_in_bf16(const TrainConfig& config);
 // The resolved configuration as YAML, keys = long flags with '_'.
 std::string to_yaml(const TrainConfig& config);
+// Of the options on which the data of a step or a result depends (and neither budgets nor tiers,
+// threads or output), those that differ: a line each, for
+// whoever goes on from a checkpoint that was written with `before`.
+std::vector<std::string> changed_options(const TrainConfig& now, const TrainConfig& before);
+// What to_yaml() of this version or another has written: what it does not say, or says in a way
+// that is not known here, is the default. None where it is no such text.
+std::optional<TrainConfig> config_of_yaml(const std::string& yaml);
 
 }  // namespace hetmem

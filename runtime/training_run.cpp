@@ -132,7 +132,7 @@ class Loop {
     total_steps_ = config.steps.value_or(steps_of_epochs());
   }
 
-  RunResult run() {
+  RunResult run(const std::function<void(const std::string&)>& on_note) {
     const std::string resume = resume_folder(config_);
     check_trace(config_.trace);
     // A run that goes on in another folder may not write over what is there either.
@@ -142,6 +142,7 @@ class Loop {
     Trainer trainer(config_, total_steps_);
     ResumedFrom resumed;
     if (!resume.empty()) resumed = load_checkpoint(trainer, resume, &position_.identity);
+    for (const std::string& note : resumed.notes) on_note(note);
     if (resumed.data) position_.first = resumed.data->first;
     total_steps_ = end_of_run(resumed);
     newest_kept_ = branch_point(resumed, folder.path());
@@ -473,8 +474,9 @@ std::string resume_folder(const TrainConfig& config) {
 
 RunResult run_training(const TrainConfig& config,
                        const std::function<void(const RunProgress&)>& on_progress,
+                       const std::function<void(const std::string&)>& on_note,
                        const std::atomic<bool>& stop) {
-  return Loop(config, on_progress, stop).run();
+  return Loop(config, on_progress, stop).run(on_note);
 }
 
 RunResult run_training(Trainer& trainer, const TrainConfig& config, const Continuation& from,

@@ -47,9 +47,11 @@ double evaluate_all(Trainer& trainer, const TokenDataset& data,
 
 // Runs to the end, or until `stop` is set: then the step under way is finished, an evaluation is
 // left without a result. Throws Error. A folder that
-// this call created is removed again where the run fails before its first step.
+// this call created is removed again where the run fails before its first step. `on_note` gets what
+// the user is to know of the checkpoint that the run goes on from, before its first step.
 RunResult run_training(const TrainConfig& config,
                        const std::function<void(const RunProgress&)>& on_progress,
+                       const std::function<void(const std::string&)>& on_note,
                        const std::atomic<bool>& stop);
 
 // The same with a Trainer that is there already. `on_progress` may take steps on it: they count as

@@ -152,6 +152,8 @@ class Trainer:
                 warnings.warn(f"{name.replace('-', '_')} without out: train() writes nothing", stacklevel=2)
         self._options = resolved
         self._trainer = _hetmem.Trainer(values)
+        for note in self._trainer.notes():
+            warnings.warn(note, stacklevel=2)
         self._sequences = self._trainer.sequences_per_step()
         self._width = self._trainer.sequence_length() + 1
 

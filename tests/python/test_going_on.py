@@ -3,11 +3,14 @@
 Data that are trained on again go on where they stopped; other data begin. Both are in a checkpoint."""
 
 import json
+import shutil
+import warnings
 
 import hetmem
 import numpy as np
 import pytest
 from conftest import VOCABULARY, metrics, python, train, write_tokens
+from conftest import hetmem as command
 
 RUN = dict(batch_size=2, sequence_length=33, learning_rate=1e-3)
 STEADY = dict(lr_scheduler_type="constant")
@@ -205,3 +208,82 @@ def test_a_run_that_is_over_says_so(models, data, tmp_path):
     with hetmem.Trainer(models["gpt2"], resume_from_checkpoint=tmp_path / "over", **RUN) as trainer:
         with pytest.raises(ValueError, match="all 2 steps are taken"):
             trainer.train(data)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(models, data, tmp_path_factory):
+    """Of a run of 6 steps, after 4."""
+    out = tmp_path_factory.mktemp("checkpoint") / "o"
+    train(models["gpt2"], data, out, steps=6, save_steps=4, freeze="wpe", compute_dtype="fp32", **RUN)
+    return out / "checkpoint-4"
+
+
+def go_on(model, data, checkpoint, out, way, **flags):
+    """What is said of the options."""
+    flags = RUN | dict(freeze="wpe", compute_dtype="fp32", resume_from_checkpoint=checkpoint) | flags
+    if way == "python":
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with hetmem.Trainer(model, out=out, **flags) as trainer:
+                trainer.train(data)
+        assert all(warning.filename == __file__ for warning in caught)
+        return [str(warning.message) for warning in caught]
+    words = [w for k, v in flags.items() for w in ("--" + k, str(v).lower() if isinstance(v, bool) else v)]
+    done = command("train", "--model", model, "--data", data, "--out", out, *words)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("hetmem: note: ") for line in lines), lines
+    return [line[len("hetmem: note: "):] for line in lines]
+
+
+@pytest.mark.parametrize("way", ["command", "python"])
+@pytest.mark.parametrize("name,value,before", [
+    ("seed", 7, "with 42"), ("batch_size", 1, "with 2"), ("sequence_length", 16, "with 33"),
+    ("shuffle", False, "with true"), ("gradient_accumulation_steps", 2, "with 1"),
+    ("learning_rate", 0.002, "with 0.001"), ("compute_dtype", "bf16", "with fp32"),
+    ("freeze", "wpe|h.0", "with wpe"), ("weight_decay", 0.5, "with 0"), ("adam_beta2", 0.99, "with 0.999"),
+    ("lr_scheduler_type", "cosine", "with linear"), ("warmup_steps", 2, "with 0"),
+    ("decay_steps", 3, "without it"), ("max_grad_norm", 2, "with 1"), ("steps", 8, "with 6")])
+def test_options_that_were_others_are_named(models, data, checkpoint, tmp_path, name, value, before, way):
+    text = "false" if value is False else value
+    assert go_on(models["gpt2"], data, checkpoint, tmp_path / "o", way, **{name: value}) == [
+        f"--{name.replace('_', '-')} is {text}; the checkpoint was written {before}"]
+
+
+@pytest.mark.parametrize("way", ["command", "python"])
+@pytest.mark.parametrize("flags", [
+    dict(), dict(steps=6), dict(device_memory="64MiB", host_memory="64MiB", threads=1, save_steps=1,
+                                optimizer_overlap="off", tensorboard=True)])
+def test_options_that_change_nothing_are_not(models, data, checkpoint, tmp_path, flags, way):
+    assert go_on(models["gpt2"], data, checkpoint, tmp_path / "o", way, **flags) == []
+
+
+def test_defaults_are_what_they_come_to(models, data, tmp_path):
+    """The length of a sequence, that of the model, given and not given; a rate without an end."""
+    steady = dict(batch_size=1, lr_scheduler_type="constant")
+    train(models["gpt2"], data, tmp_path / "a", steps=2, save_steps=1, **steady)
+    for number, (given, notes) in enumerate([
+            (dict(sequence_length=64), []), (dict(sequence_length=64, steps=5), []),
+            (dict(sequence_length=32), ["--sequence-length is 32; the checkpoint was written with 64"])]):
+        words = [w for k, v in (dict(steps=2) | steady | given).items()
+                 for w in ("--" + k.replace("_", "-"), v)]
+        done = command("train", "--model", models["gpt2"], "--data", data, "--out", tmp_path / str(number),
+                       "--resume-from-checkpoint", tmp_path / "a" / "checkpoint-1", *words)
+        assert done.returncode == 0 and done.stderr.splitlines() == [
+            "hetmem: note: " + note for note in notes], done.stderr
+
+
+def test_a_checkpoint_without_options_goes_on(models, data, checkpoint, tmp_path):
+    """Of another program or version: nothing is known, so that nothing is said."""
+    for number, old in enumerate([None, 7, "- a", "a: [", "speed: 9\nseed: many\n"]):
+        folder = tmp_path / f"checkpoint-{number}"
+        shutil.copytree(checkpoint, folder)
+        state = json.loads((folder / "trainer_state.json").read_text())
+        state["configuration"] = old
+        if old is None:
+            del state["configuration"]
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+        (folder / "manifest.json").write_text('{\n "files": {}\n}\n')
+        notes = go_on(models["gpt2"], data, folder, tmp_path / str(number), "command")
+        # Of the last one it is known that nothing was given but what there was not then.
+        assert notes == [] if number < 4 else "--freeze is wpe; the checkpoint was written without it" in notes
