@@ -126,7 +126,7 @@ int train(const TrainConfig& config) {
   Printer printer(json);
   const RunResult result = run_training(config, std::ref(printer), print_note, stop_requested);
   if (!json) {
-    print_memory(result);
+    if (result.steps_taken > 0) print_memory(result);
     print_checkpoints(result.checkpoints);
     print_set_aside(result.set_aside);
     fmt::print("\n{}\n", result.interrupted

@@ -145,6 +145,12 @@ class Loop {
     for (const std::string& note : resumed.notes) on_note(note);
     if (resumed.data) position_.first = resumed.data->first;
     total_steps_ = end_of_run(resumed);
+    if (resumed.step > 0 && resumed.step >= total_steps_) {
+      on_note(
+          fmt::format("no step is taken: the checkpoint is of step {}, the run has {}; give "
+                      "more --steps to go on",
+                      resumed.step, total_steps_));
+    }
     newest_kept_ = branch_point(resumed, folder.path());
     return drive(trainer, &folder);
   }
@@ -229,6 +235,7 @@ class Loop {
     while (trainer.steps_done() < total_steps_ && !stop_ && !checkpoint_error_) {
       const int64_t before = trainer.steps_done();
       const StepReport report = take_step(trainer, folder);
+      ++result.steps_taken;
       result.last_loss = report.loss;
       result.device = report.device;
       result.host = report.host;

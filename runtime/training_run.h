@@ -26,7 +26,8 @@ struct RunProgress {
 
 struct RunResult {
   std::string out;
-  int64_t steps = 0;
+  int64_t steps = 0;        // in all
+  int64_t steps_taken = 0;  // by this call
   double last_loss = 0;
   bool interrupted = false;  // a checkpoint was written
   TierUse device;

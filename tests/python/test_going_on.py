@@ -287,3 +287,21 @@ def test_a_checkpoint_without_options_goes_on(models, data, checkpoint, tmp_path
         notes = go_on(models["gpt2"], data, folder, tmp_path / str(number), "command")
         # Of the last one it is known that nothing was given but what there was not then.
         assert notes == [] if number < 4 else "--freeze is wpe; the checkpoint was written without it" in notes
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+@pytest.mark.parametrize("steps", [6, 3])
+def test_a_command_that_takes_no_step_says_so(models, data, tmp_path, steps, form):
+    """And writes the model all the same."""
+    lines = train(models["gpt2"], data, tmp_path / "o", steps=6, save_steps=3, save_total_limit=0, **RUN)
+    whole = (tmp_path / "o" / "final" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "o" / "final")
+    words = [w for k, v in RUN.items() for w in ("--" + k.replace("_", "-"), v)]
+    done = command("train", "--model", models["gpt2"], "--data", data, "--out", tmp_path / "o",
+                   "--resume-from-checkpoint", "latest", "--steps", steps, "--log-format", form, *words)
+    assert done.returncode == 0
+    assert done.stderr == (f"hetmem: note: no step is taken: the checkpoint is of step 6, the run has "
+                           f"{steps}; give more --steps to go on\n")
+    assert "measured" not in done.stdout and ("the model is in" in done.stdout) == (form == "plain")
+    assert (tmp_path / "o" / "final" / "model.safetensors").read_bytes() == whole
+    assert metrics(tmp_path / "o") == lines
