@@ -16,6 +16,8 @@ namespace hetmem::apps {
 
 // A line on stderr that is no error.
 void print_note(const std::string& note);
+// Throws Error (kStorage) where something that was printed is lost.
+void flush_output();
 
 int train(const TrainConfig& config);
 struct PlanOutput {

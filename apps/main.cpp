@@ -1,8 +1,13 @@
 // The hetmem binary: reads the command line, runs one sub-command, prints errors in one line.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <string>
@@ -244,26 +249,50 @@ int run(int argc, char** argv) {
   try {
     app.parse(with_config_file(normalised(argc, argv)));
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
+    if (error.get_exit_code() == 0) {
+      app.exit(error);
+      flush_output();
+      return 0;
+    }
     throw Error(ErrorKind::kBadInput, std::string(error.what()) + "; --help lists the options");
   }
   if (train_command->parsed()) return train(resolve_and_note(train_table.values()));
-  if (plan_command->parsed() && !plan_output.from_trace.empty()) {
-    return plan_from_trace(plan_table.values(), plan_output);
+  const auto command = [&] {
+    if (plan_command->parsed() && !plan_output.from_trace.empty()) {
+      return plan_from_trace(plan_table.values(), plan_output);
+    }
+    if (plan_command->parsed()) return plan(resolve_and_note(plan_table.values()), plan_output);
+    if (tokenize_command->parsed()) return tokenize(tokenize_options);
+    if (generate_command->parsed()) {
+      return generate(resolve_generate_config(generate_table.values()));
+    }
+    if (export_command->parsed()) {
+      return export_folder(resolve_options(export_options(), export_table.values()));
+    }
+    if (bench_command->parsed()) return bench(bench_name, bench_options);
+    return doctor(doctor_json, doctor_measure);
+  };
+  const int code = command();
+  flush_output();
+  return code;
+}
+
+// A file that a run writes must not get the number of a stream that was closed, and what is printed
+// there with it. Writing to it is still an error.
+void occupy_standard_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(stream, F_GETFD) >= 0) continue;
+    static_cast<void>(::open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY));
   }
-  if (plan_command->parsed()) return plan(resolve_and_note(plan_table.values()), plan_output);
-  if (tokenize_command->parsed()) return tokenize(tokenize_options);
-  if (generate_command->parsed()) {
-    return generate(resolve_generate_config(generate_table.values()));
-  }
-  if (export_command->parsed()) {
-    return export_folder(resolve_options(export_options(), export_table.values()));
-  }
-  if (bench_command->parsed()) return bench(bench_name, bench_options);
-  return doctor(doctor_json, doctor_measure);
 }
 
 }  // namespace
+
+void flush_output() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  throw Error(ErrorKind::kStorage,
+              std::string("cannot write to the standard output: ") + std::strerror(errno));
+}
 
 void print_note(const std::string& note) {
   std::fprintf(stderr, "hetmem: note: %s\n", note.c_str());
@@ -272,8 +301,11 @@ void print_note(const std::string& note) {
 }  // namespace hetmem::apps
 
 int main(int argc, char** argv) {
-  // A write past the limit on the size of files fails as on a full disk, instead of by a signal.
+  hetmem::apps::occupy_standard_streams();
+  // A write past the limit on the size of files fails as on a full disk, and one to a reader that
+  // has left as on a closed file, instead of by a signal.
   std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
   std::string message;
   int code = 1;
   try {
@@ -286,6 +318,10 @@ int main(int argc, char** argv) {
     code = hetmem::exit_code(hetmem::ErrorKind::kDoesNotFit);
   } catch (const std::exception& error) {
     message = error.what();
+    if (std::ferror(stdout) != 0) {  // what prints throws as it likes
+      message = std::string("cannot write to the standard output: ") + message;
+      code = hetmem::exit_code(hetmem::ErrorKind::kStorage);
+    }
   }
   std::replace(message.begin(), message.end(), '\n', ' ');
   std::fprintf(stderr, "hetmem: error: %s\n", message.c_str());

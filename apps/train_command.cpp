@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
+#include <utility>
 
 #include "apps/commands.h"
 #include "core/byte_size.h"
@@ -18,12 +21,47 @@ namespace {
 std::atomic<bool> stop_requested{false};
 volatile std::sig_atomic_t signal_seen = 0;
 
-// The first signal lets the step under way finish; the second ends the process at once.
+// The first signal lets the step under way finish; the second ends the process at once. A terminal
+// that is closed hangs up more than once (the kernel and the shell each do): that is one signal.
 extern "C" void on_signal(int number) {
+  if (signal_seen == SIGHUP && number == SIGHUP) return;
   if (signal_seen != 0) _exit(128 + number);
   signal_seen = number;
   stop_requested.store(true, std::memory_order_relaxed);
 }
+
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  struct sigaction before {};
+  sigaction(SIGHUP, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // else that of nohup
+}
+
+// What a run prints stands beside what it writes: where the reader has left, or the disk is full,
+// printing ends and the run does not.
+class Output {
+ public:
+  template <typename... Args>
+  void print(fmt::format_string<Args...> format, Args&&... args) {
+    const std::string text = fmt::format(format, std::forward<Args>(args)...);
+    if (lost_) return;
+    if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
+        std::fflush(stdout) == 0) {
+      return;
+    }
+    lost_ = true;
+    print_note(
+        fmt::format("nothing more is printed: cannot write to the standard output: {}; the "
+                    "run goes on",
+                    std::strerror(errno)));
+  }
+
+ private:
+  bool lost_ = false;
+};
 
 bool wants_json(const TrainConfig& config) {
   if (config.log_format == LogFormat::kAuto) return isatty(STDOUT_FILENO) == 0;
@@ -38,17 +76,17 @@ std::string duration(double seconds) {
 
 class Printer {
  public:
-  explicit Printer(bool json) : json_(json), terminal_(isatty(STDOUT_FILENO) != 0) {}
+  Printer(Output& output, bool json)
+      : output_(output), json_(json), terminal_(isatty(STDOUT_FILENO) != 0) {}
 
   void operator()(const RunProgress& progress) {
     if (json_) {
-      fmt::print("{}\n", progress.metrics_line);
+      output_.print("{}\n", progress.metrics_line);
     } else if (progress.report == nullptr) {
-      fmt::print("{}eval loss {:.4f}\n", terminal_ ? "\r\033[K" : "", progress.eval_loss);
+      output_.print("{}eval loss {:.4f}\n", terminal_ ? "\r\033[K" : "", progress.eval_loss);
     } else {
       print_step(*progress.report, progress.total_steps);
     }
-    std::fflush(stdout);
   }
 
  private:
@@ -62,79 +100,78 @@ class Printer {
         static_cast<double>(report.tokens) / report.seconds, format_byte_size(report.device.peak),
         duration(left));
     if (terminal_ && report.step != total) {
-      fmt::print("\r\033[K{}", line);
+      output_.print("\r\033[K{}", line);
     } else {
-      fmt::print("{}{}\n", terminal_ ? "\r\033[K" : "", line);
+      output_.print("{}{}\n", terminal_ ? "\r\033[K" : "", line);
     }
   }
 
+  Output& output_;
   bool json_;
   bool terminal_;
   double mean_ = 0;
 };
 
-void print_tier(const char* name, const TierPlan& plan, const TierUse& use) {
+void print_tier(Output& output, const char* name, const TierPlan& plan, const TierUse& use) {
   if (plan.peak == 0 && use.peak == 0) return;
-  fmt::print("\n  {:<26}{:>14}{:>14}\n", fmt::format("{} memory", name), "planned", "measured");
+  output.print("\n  {:<26}{:>14}{:>14}\n", fmt::format("{} memory", name), "planned", "measured");
   for (int kind = 0; kind < kMemoryKinds; ++kind) {
     const auto index = static_cast<size_t>(kind);
     if (plan.by_kind[index] == 0 && use.by_kind[index] == 0) continue;
-    fmt::print("  {:<26}{:>14}{:>14}\n", "  " + readable_name(static_cast<MemoryKind>(kind)),
-               format_byte_size(plan.by_kind[index]), format_byte_size(use.by_kind[index]));
+    output.print("  {:<26}{:>14}{:>14}\n", "  " + readable_name(static_cast<MemoryKind>(kind)),
+                 format_byte_size(plan.by_kind[index]), format_byte_size(use.by_kind[index]));
   }
-  fmt::print("  {:<26}{:>14}{:>14}\n", "  peak", format_byte_size(plan.peak),
-             format_byte_size(use.peak));
+  output.print("  {:<26}{:>14}{:>14}\n", "  peak", format_byte_size(plan.peak),
+               format_byte_size(use.peak));
   if (use.touched > 0) {
-    fmt::print("  {:<26}{:>14}{:>14}\n", "  pages touched", "", format_byte_size(use.touched));
+    output.print("  {:<26}{:>14}{:>14}\n", "  pages touched", "", format_byte_size(use.touched));
   }
-  fmt::print("  {:<26}{:>14}\n", "  budget", format_byte_size(use.budget));
+  output.print("  {:<26}{:>14}\n", "  budget", format_byte_size(use.budget));
 }
 
-void print_memory(const RunResult& result) {
-  print_tier("device", result.plan.device, result.device);
-  print_tier("host", result.plan.host, result.host);
-  print_tier("disk", result.plan.disk, result.disk);
-  fmt::print("\n  {:<26}{:>14}{:>14}\n", "process, resident", "",
-             format_byte_size(peak_resident_bytes()));
+void print_memory(Output& output, const RunResult& result) {
+  print_tier(output, "device", result.plan.device, result.device);
+  print_tier(output, "host", result.plan.host, result.host);
+  print_tier(output, "disk", result.plan.disk, result.disk);
+  output.print("\n  {:<26}{:>14}{:>14}\n", "process, resident", "",
+               format_byte_size(peak_resident_bytes()));
 }
 
-void print_checkpoints(const CheckpointUse& use) {
+void print_checkpoints(Output& output, const CheckpointUse& use) {
   if (use.written == 0) return;
-  fmt::print(
+  output.print(
       "\n  {} checkpoints, written beside training in {:.1f} s, for which it waited {:.2f} s\n",
       use.written, use.seconds, use.waited_seconds);
   if (use.chunks_without_room > 0) {
-    fmt::print("  the host budget had no room for copies of {} chunks, whose steps waited\n",
-               use.chunks_without_room);
+    output.print("  the host budget had no room for copies of {} chunks, whose steps waited\n",
+                 use.chunks_without_room);
   }
 }
 
-void print_set_aside(const std::vector<std::string>& names) {
+void print_set_aside(Output& output, const std::vector<std::string>& names) {
   if (names.empty()) return;
-  fmt::print("\n  newer checkpoints, from which this run did not go on, have other names now:\n");
-  for (const std::string& name : names) fmt::print("  {}\n", name);
+  output.print("\n  newer checkpoints, from which this run did not go on, have other names now:\n");
+  for (const std::string& name : names) output.print("  {}\n", name);
 }
 
 }  // namespace
 
 int train(const TrainConfig& config) {
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  catch_signals();
   const bool json = wants_json(config);
-  Printer printer(json);
+  Output output;
+  Printer printer(output, json);
   const RunResult result = run_training(config, std::ref(printer), print_note, stop_requested);
   if (!json) {
-    if (result.steps_taken > 0) print_memory(result);
-    print_checkpoints(result.checkpoints);
-    print_set_aside(result.set_aside);
-    fmt::print("\n{}\n", result.interrupted
-                             ? fmt::format("stopped after step {}; go on with --out {} "
-                                           "--resume-from-checkpoint latest",
-                                           result.steps, result.out)
-                             : fmt::format("the model is in {}/final", result.out));
-    if (result.steps > 0) fmt::print("the report is {}/report.html\n", result.out);
+    if (result.steps_taken > 0) print_memory(output, result);
+    print_checkpoints(output, result.checkpoints);
+    print_set_aside(output, result.set_aside);
+    output.print("\n{}\n", result.interrupted
+                               ? fmt::format("stopped after step {}; go on with --out {} "
+                                             "--resume-from-checkpoint latest",
+                                             result.steps, result.out)
+                               : fmt::format("the model is in {}/final", result.out));
+    if (result.steps > 0) output.print("the report is {}/report.html\n", result.out);
   }
   return result.interrupted ? 128 + static_cast<int>(signal_seen) : 0;
 }

@@ -472,3 +472,91 @@ def test_a_child_does_not_keep_the_lock(models, data, tmp_path):
     train(models["gpt2"], data, tmp_path / "o", steps=1, overwrite_output_dir=True, **RUN)
     os.close(write)
     assert [os.waitpid(child, 0)[1] for child in children] == [0]
+
+
+def start(model, data, out, stdout, *stops, **flags):
+    words = [w for k, v in (RUN | flags).items() for w in ("--" + k.replace("_", "-"), str(v))]
+    process = subprocess.Popen(
+        [BINARY, "train", "--model", model, "--data", data, "--out", out, *words], stdout=stdout,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"HETMEM_FAULTS": ";".join(stop + "=stop" for stop in stops)})
+    if stops:
+        os.waitpid(process.pid, os.WUNTRACED)
+    return process
+
+
+@pytest.mark.parametrize("form", ["json", "plain"])
+@pytest.mark.parametrize("reader", ["leaves", "full", "closed"])
+def test_output_that_is_lost_costs_no_run(models, data, tmp_path, reader, form):
+    whole = train(models["gpt2"], data, tmp_path / "whole", steps=4, save_steps=2, **RUN)
+    out = tmp_path / "o"
+    flags = dict(steps=4, save_steps=2, log_format=form)
+    if reader == "leaves":
+        process = start(models["gpt2"], data, out, subprocess.PIPE, "step.begin:3", **flags)
+        process.stdout.close()
+        process.send_signal(signal.SIGCONT)
+        error, reason = process.stderr.read(), "Broken pipe"
+        process.wait(timeout=60)
+    elif reader == "full":
+        with open("/dev/full", "w") as full:
+            process = start(models["gpt2"], data, out, full, **flags)
+            error, reason = process.communicate(timeout=60)[1], "No space left on device"
+    else:
+        words = [w for k, v in (RUN | flags).items() for w in ("--" + k.replace("_", "-"), str(v))]
+        process = subprocess.run(
+            ["sh", "-c", 'exec "$0" "$@" >&-', BINARY, "train", "--model", models["gpt2"], "--data", data,
+             "--out", out, *words], stderr=subprocess.PIPE, text=True)
+        error, reason = process.stderr, "Bad file descriptor"
+    assert process.returncode == 0, error
+    assert error == ("hetmem: note: nothing more is printed: cannot write to the standard output: "
+                     f"{reason}; the run goes on\n")
+    assert values(metrics(out)) == values(whole) and bits(out) == bits(tmp_path / "whole")
+    assert (out / "checkpoint-4").exists()
+
+
+@pytest.mark.parametrize("arguments", [["plan", "--json"], ["plan"], ["plan", "--dump-program"], ["doctor"],
+                                       ["doctor", "--json"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize("reader", ["leaves", "full", "closed"])
+def test_output_that_is_lost_is_an_error(models, arguments, reader):
+    """Of a command that has nothing else to give."""
+    if arguments[0] == "plan":
+        arguments = [*arguments, "--model", models["gpt2"]]
+    redirect = {"leaves": "", "full": " >/dev/full", "closed": " >&-"}[reader]
+    process = subprocess.Popen(["sh", "-c", 'read go; exec "$0" "$@"' + redirect, BINARY, *arguments],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    process.stdin.write("go\n")
+    process.stdin.close()
+    error = process.stderr.read()
+    assert process.wait(timeout=60) == 4, error
+    assert error.startswith("hetmem: error: cannot write to the standard output") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("hangups", [1, 2])
+def test_a_hangup_saves_as_other_signals_do(models, data, tmp_path, hangups):
+    """A terminal that is closed sends more than one."""
+    whole = train(models["gpt2"], data, tmp_path / "whole", steps=4, **RUN)
+    out = tmp_path / "o"
+    process = start(models["gpt2"], data, out, subprocess.DEVNULL, "step.begin:2", "step.done:2", steps=4)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGCONT)
+    os.waitpid(process.pid, os.WUNTRACED)
+    if hangups == 2:
+        process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(timeout=60) == 129
+    assert (out / "checkpoint-2").exists() and len(metrics(out)) == 2
+    lines = train(models["gpt2"], data, out, steps=4, resume_from_checkpoint="latest", **RUN)
+    assert values(lines) == values(whole)
+
+
+def test_a_hangup_that_is_ignored_stays_so(models, data, tmp_path):
+    """That of nohup."""
+    words = [w for k, v in RUN.items() for w in ("--" + k.replace("_", "-"), v)]
+    process = subprocess.Popen(
+        ["nohup", BINARY, "train", "--model", models["gpt2"], "--data", data, "--out", tmp_path / "o",
+         "--steps", "3", *map(str, words)], stdout=subprocess.DEVNULL,
+        env=os.environ | {"HETMEM_FAULTS": "step.begin:2=stop"})
+    os.waitpid(process.pid, os.WUNTRACED)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(timeout=60) == 0 and len(metrics(tmp_path / "o")) == 3
