@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <limits>
 #include <sstream>
 
@@ -53,6 +54,12 @@ Option deepspeed_file() {
   return option;
 }
 
+// By name, or by device and inode: a name may have dots and slashes to spare, or be that of a link.
+bool is_same_folder(const std::string& a, const std::string& b) {
+  std::error_code code;
+  return a == b || std::filesystem::equivalent(a, b, code);
+}
+
 // Folders with commas between them; several values are several folders, too.
 Option disk_folders(const Head& head) {
   Option option = row<TrainConfig>(head);
@@ -63,8 +70,10 @@ Option disk_folders(const Head& head) {
       std::string folder;
       while (std::getline(folders, folder, ',')) {
         if (folder.empty()) refuse(name, value, "folders with commas between them");
-        if (std::find(config.disk.begin(), config.disk.end(), folder) != config.disk.end()) {
-          refuse(name, value, "folders, each once");
+        for (const std::string& other : config.disk) {
+          if (!is_same_folder(other, folder)) continue;
+          refuse(name, value,
+                 "folders, each once; " + other + " and " + folder + " are the same one");
         }
         config.disk.push_back(folder);
       }

@@ -89,10 +89,13 @@ def test_disks_that_cannot_be_used(models, data, tmp_path, disk):
     least = budgets(models["gpt2"], 2)[0]
     flags = RUN | dict(steps=2, device_memory=least, host_memory=0, disk=disk)
     out = tmp_path / "o"
+    other_name = tmp_path / "link"
+    other_name.symlink_to(disk)
     for more, code, words in [
             (dict(disk_memory="2200000"), 3, ["--device-memory", "disk budget of 2.10 MiB"]),
             (dict(disk_memory="1GiB", host_memory="1MiB"), 3, ["--host-memory", "staging"]),
-            (dict(disk=f"{disk},{disk}"), 2, ["--disk", "once"]),
+            *[(dict(disk=f"{disk},{same}"), 2, ["--disk", "once", f"{disk} and {same} are the same"])
+              for same in (disk, f"{disk}/", f"{disk}/../disk", other_name)],
             (dict(disk_memory=0, encrypt_disk="true"), 2, ["--encrypt-disk"])]:
         said = train(models["gpt2"], data, out, expect=code, **(flags | more))
         assert all(word in said for word in words), said
