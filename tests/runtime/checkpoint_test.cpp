@@ -120,7 +120,7 @@ TEST(Checkpoint, ACopyOfAChunkMayFailAtAnyCall) {
             },
             out.path() + "/c");
       } catch (const Error& error) {
-        EXPECT_EQ(error.kind(), ErrorKind::kInternal) << error.what();
+        EXPECT_EQ(error.kind(), ErrorKind::kStorage) << error.what();
         EXPECT_GT(faults.fired(), 0) << error.what();
         EXPECT_FALSE(fs::exists(out.path() + "/c"));
         ++failures;
@@ -370,7 +370,7 @@ TEST(Checkpoint, WritingMayFailAtAnyCall) {
           checkpoints.finish();
         } catch (const Error& error) {
           failed = true;
-          EXPECT_EQ(error.kind(), copy ? ErrorKind::kInternal : ErrorKind::kStorage);
+          EXPECT_EQ(error.kind(), ErrorKind::kStorage);
           EXPECT_NE(std::string(error.what()).find("checkpoint-"), std::string::npos);
         }
         EXPECT_EQ(failed, faults.fired() > 0) << site << " " << call;
