@@ -26,7 +26,9 @@ namespace {
 namespace fs = std::filesystem;
 
 [[noreturn]] void fail(ErrorKind kind, const std::string& what, const std::string& path) {
-  throw Error(kind, "cannot " + what + " " + path + ": " + std::strerror(errno));
+  const bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
+  throw Error(kind, "cannot " + what + " " + path + ": " + std::strerror(errno) +
+                        (full ? "; free space there, or choose another folder" : ""));
 }
 
 // What cannot be made because of where it was asked for is bad input; the rest is the storage's.

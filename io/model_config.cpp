@@ -1,6 +1,7 @@
 #include "io/model_config.h"
 
 #include <cmath>
+#include <filesystem>
 
 #include "core/error.h"
 #include "io/file.h"
@@ -244,6 +245,15 @@ ModelConfig parse_model_config(const std::string& json, const std::string& sourc
 
 ModelConfig load_model_config(const std::string& directory) {
   const std::string path = directory + "/config.json";
+  std::error_code code;
+  if (!std::filesystem::exists(path, code)) {
+    throw Error(
+        ErrorKind::kBadInput,
+        (std::filesystem::is_directory(directory, code) ? path + " is not there"
+                                                        : "there is no folder " + directory) +
+            "; --model takes a Hugging Face folder on this machine: config.json, "
+            "*.safetensors and tokenizer files");
+  }
   return parse_model_config(read_text_file(path), path);
 }
 

@@ -262,11 +262,14 @@ void save_checkpoint(Trainer& trainer, const std::string& folder, const DataPosi
 // A run that goes on with other data would go on as if nothing had happened.
 void require_same_data(const ResumedFrom& from, const DataIdentity& data) {
   if (!from.data || from.data->identity == data) return;
-  throw Error(
-      ErrorKind::kBadInput,
-      "--data is not what " + from.folder + " was trained on (" + std::to_string(data.tokens) +
-          " tokens, then " + std::to_string(from.data->identity.tokens) +
-          "; or other ones); give the same data, or begin a new run with --model " + from.folder);
+  const int64_t tokens = from.data->identity.tokens;
+  const std::string difference =
+      tokens == data.tokens
+          ? "both have " + std::to_string(tokens) + " tokens, but their contents differ"
+          : std::to_string(data.tokens) + " tokens, not " + std::to_string(tokens);
+  throw Error(ErrorKind::kBadInput,
+              "--data is not what " + from.folder + " was trained on (" + difference +
+                  "); give the same data, or begin a new run with --model " + from.folder);
 }
 
 ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder, const DataIdentity* data) {
@@ -298,6 +301,12 @@ ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder, const D
 int64_t newest_checkpoint(const std::string& out) {
   const std::vector<int64_t> steps = checkpoint_steps(out);
   return steps.empty() ? -1 : steps.back();
+}
+
+std::string last_complete(const std::string& out) {
+  const int64_t step = newest_checkpoint(out);
+  return step < 0 ? "there is no complete checkpoint"
+                  : "the last complete checkpoint is " + checkpoint_path(out, step);
 }
 
 std::string checkpoint_path(const std::string& out, int64_t step) {

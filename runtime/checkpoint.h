@@ -64,6 +64,9 @@ ResumedFrom load_checkpoint(Trainer& trainer, const std::string& folder,
 void require_same_data(const ResumedFrom& from, const DataIdentity& data);
 // What optimizer.safetensors calls the fp32 master of a weight.
 std::string master_name(const std::string& weight);
+// For the message of what has failed: the last complete checkpoint under `out`, or that there is
+// none.
+std::string last_complete(const std::string& out);
 // The step of the newest complete checkpoint-<step> under `out`, or -1.
 int64_t newest_checkpoint(const std::string& out);
 std::string checkpoint_path(const std::string& out, int64_t step);

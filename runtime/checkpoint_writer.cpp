@@ -87,11 +87,8 @@ void CheckpointWriter::collect() {
                                     error.what() + "; the last complete one is " +
                                     checkpoint_path(out_, step_));
     }
-    const int64_t complete = newest_checkpoint(out_);
     throw Error(error.kind(), std::string("a checkpoint could not be written: ") + error.what() +
-                                  (complete < 0 ? "; there is no complete one"
-                                                : "; the last complete one is " +
-                                                      checkpoint_path(out_, complete)));
+                                  "; " + last_complete(out_));
   }
 }
 

@@ -292,11 +292,15 @@ class Loop {
 
   void end_writing(Trainer& trainer, const CheckpointWriter& checkpoints, RunResult& result) {
     result.checkpoints = checkpoints.use();
-    if (!result.interrupted) {
-      save_model(trainer, result.out + "/final");
-    } else if (checkpoints.newest() != trainer.steps_done()) {
-      save_checkpoint(trainer, checkpoint_path(result.out, trainer.steps_done()), &position_);
-      prune_checkpoints(result.out, config_.save_total_limit, trainer.steps_done());
+    try {
+      if (!result.interrupted) {
+        save_model(trainer, result.out + "/final");
+      } else if (checkpoints.newest() != trainer.steps_done()) {
+        save_checkpoint(trainer, checkpoint_path(result.out, trainer.steps_done()), &position_);
+        prune_checkpoints(result.out, config_.save_total_limit, trainer.steps_done());
+      }
+    } catch (const Error& error) {
+      throw Error(error.kind(), std::string(error.what()) + "; " + last_complete(result.out));
     }
   }
 

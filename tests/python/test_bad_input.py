@@ -162,7 +162,9 @@ def test_bad_config(models, data, tmp_path):
         (folder / "config.json").write_text(text)
         refused(*words, says="config.json", out=tmp_path / "o")
     (folder / "config.json").unlink()
-    refused(*words, says="config.json", out=tmp_path / "o")
+    wanted = "--model takes a Hugging Face folder"
+    refused(*words, says=[f"{folder}/config.json is not there", wanted], out=tmp_path / "o")
+    refused("--model", "some/name", *words[2:], says=["no folder some/name", wanted], out=tmp_path / "o")
 
 
 def rewrite(path, change):

@@ -88,8 +88,11 @@ def test_a_disk_that_is_full_from_the_start(models, data, tmp_path):
         out = tmp_path / site[11:]
         error = train(models["gpt2"], data, out, expect=code, env=faults(f"{site}:1+=ENOSPC"),
                       **FLAGS)
-        assert "No space left on device" in error
+        assert "No space left on device; free space there, or choose another folder" in error
         assert not out.exists() or ".tmp-" not in " ".join(folders(out))
+    out = tmp_path / "o"
+    error = train(models["gpt2"], data, out, expect=4, env=faults("file.write@/final.tmp:1+=ENOSPC"), **FLAGS)
+    assert f"the last complete checkpoint is {out / 'checkpoint-6'}" in error
 
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk(models, data, tmp_path):
@@ -256,6 +259,8 @@ def test_other_data_is_refused(models, data, tokens, tmp_path, whole):
         error = train(models["gpt2"], path, out, expect=2, resume_from_checkpoint="latest",
                       **FLAGS)
         assert "--data" in error and "checkpoint-6" in error
+        assert ("both have 4001 tokens, but their contents differ" in error if i == 0 else
+                f"{len(other)} tokens, not 4001" in error)
     same = write_tokens(tmp_path / "same.bin", tokens)  # elsewhere
     assert resumed(models["gpt2"], same, out) == (curve(whole), final(whole))
 
