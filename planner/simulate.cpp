@@ -60,28 +60,21 @@ class Clock {
     const Action& action = plan_.actions[i];
     lanes_[static_cast<size_t>(action.lane)].actions.push_back(static_cast<int>(i));
     seconds_.push_back(seconds_of(action));
-    own_seconds_.push_back(seconds_.back());
     result_.busy[static_cast<size_t>(action.lane)] += seconds_.back();
     const DiskUse use = disk_use(trace_, plan_, action);
     result_.traffic.disk_read += use.read;
     result_.traffic.disk_write += use.written;
-    on_disk_.push_back({});
-    add_disk(i, kDiskRead, use.read, rates_.disk_read);
-    add_disk(i, kDiskWrite, use.written, rates_.disk_write);
+    disk_seconds_.push_back({copy_seconds(use.read, rates_.disk_read),
+                             copy_seconds(use.written, rates_.disk_write),
+                             copy_seconds(use.read + use.written, rates_.disk_both)});
+    result_.busy[kDiskRead] += disk_seconds_.back()[0];
+    result_.busy[kDiskWrite] += disk_seconds_.back()[1];
+    result_.disk_busy += disk_seconds_.back()[2];
     if (action.kind == Action::Kind::kOutputs) outputs_ = static_cast<int>(i);
     if (action.kind == Action::Kind::kEarlyStep) {
       early_of_[static_cast<size_t>(action.target)] = static_cast<int>(i);
     }
     if (static_cast<int>(i) < plan_.update) ++before_update_;
-  }
-
-  void add_disk(size_t i, size_t lane, int64_t bytes, double rate) {
-    if (bytes == 0) return;
-    lanes_[lane].actions.push_back(static_cast<int>(i));
-    on_disk_[i][lane - kDiskRead] = true;
-    const double seconds = copy_seconds(bytes, rate);
-    result_.busy[lane] += seconds;
-    seconds_[i] = std::max(seconds_[i], seconds);
   }
 
   double seconds_of(const Action& action) {
@@ -129,12 +122,6 @@ class Clock {
     Ready at;
     at.from = std::max(lane.free, gate);
     at.begin = at.from;
-    for (const size_t l : {kDiskRead, kDiskWrite}) {
-      if (!on_disk_[static_cast<size_t>(i)][l - kDiskRead]) continue;
-      const Queue& disk = lanes_[l];
-      if (disk.cycle != lane.cycle || disk.actions[disk.at] != i) return std::nullopt;
-      at.begin = std::max(at.begin, disk.free);
-    }
     const auto join = [&](int other, int of_cycle) {
       if (of_cycle < 0) return true;
       if (done_[static_cast<size_t>(other)] < of_cycle) return false;
@@ -162,21 +149,26 @@ class Clock {
     } else {
       if (action.lane == Lane::kCompute) exposed_ += at.begin - at.from;
       ran = {at.begin, at.begin + seconds_[i]};
+      pass_the_disk(i, ran);
       lane.free = ran.end;
       // What waits for the disk leaves the processor to others.
       const bool takes_processor = action.lane == Lane::kCompute || action.lane == Lane::kHost;
       if (takes_processor) {
-        processor_free_ = std::max(processor_free_, at.begin + own_seconds_[i]);
-      }
-      for (const size_t l : {kDiskRead, kDiskWrite}) {
-        if (on_disk_[i][l - kDiskRead]) lanes_[l].free = ran.end;
+        processor_free_ = std::max(processor_free_, at.begin + seconds_[i]);
       }
     }
     done_[i] = lane.cycle;
     if (lane.cycle == cycle() && static_cast<int>(i) < plan_.update) note_before_update(i, ran.end);
     pass_by(lane);
-    for (const size_t l : {kDiskRead, kDiskWrite}) {
-      if (on_disk_[i][l - kDiskRead]) pass_by(lanes_[l]);
+  }
+
+  // What a lane asks of the disk comes behind what lanes have asked of it before.
+  void pass_the_disk(size_t i, SimulatedAction& ran) {
+    for (size_t part = 0; part < disk_free_.size(); ++part) {
+      const double seconds = disk_seconds_[i][part];
+      if (seconds == 0) continue;
+      disk_free_[part] = std::max(disk_free_[part], ran.begin) + seconds;
+      ran.end = std::max(ran.end, disk_free_[part]);
     }
   }
 
@@ -269,6 +261,7 @@ class Clock {
     }
     const double period = end - start_.back();
     double lag = 0;
+    for (const double free : disk_free_) lag = std::max(lag, free - end);
     for (const Queue& lane : lanes_) {
       lag = std::max(lag, lane.free - end);
       const bool under_way = !lane.actions.empty() && lane.cycle <= cycle();
@@ -294,10 +287,10 @@ class Clock {
   const size_t size_;
   Simulation result_;
   std::array<Queue, kLanes> lanes_;
-  std::vector<double> seconds_;               // by action
-  std::vector<double> own_seconds_;           // of them, what its own lane takes without the disk
-  std::vector<std::array<bool, 2>> on_disk_;  // by action: beside its own lane, those of the disk
-  std::vector<int> early_of_;                 // actions, by chunk
+  std::vector<double> seconds_;  // by action, without the disk
+  // By action: of reads, of writes, and of both where they share the disk.
+  std::vector<std::array<double, 3>> disk_seconds_;
+  std::vector<int> early_of_;  // actions, by chunk
   int outputs_ = -1;
   int before_update_ = 0;      // actions
   std::vector<double> start_;  // by cycle
@@ -310,7 +303,8 @@ class Clock {
   int ran_before_update_ = 0;
   double before_update_end_ = 0;
   double exposed_ = 0;
-  double processor_free_ = 0;  // of compute and the host, where they share one
+  double processor_free_ = 0;          // of compute and the host, where they share one
+  std::array<double, 3> disk_free_{};  // of reads, writes, both
   bool host_was_last_ = false;
   bool last_ = false;   // no other cycle begins
   double period_ = -1;  // of the cycle before
@@ -321,6 +315,12 @@ class Clock {
 
 Simulation simulate(const AccessTrace& trace, const Plan& plan, const CopyRates& rates) {
   return Clock(trace, plan, rates).run();
+}
+
+double disk_seconds(const DiskUse& use, const CopyRates& rates) {
+  return std::max({copy_seconds(use.read, rates.disk_read),
+                   copy_seconds(use.written, rates.disk_write),
+                   copy_seconds(use.read + use.written, rates.disk_both)});
 }
 
 }  // namespace hetmem

@@ -1,6 +1,7 @@
 // The virtual-clock simulator: runs the actions of a Plan on its lanes, event by event, step after
 // step until one takes as long as the one before. Early steps stand. What passes between memory and
-// disk on its way takes both lanes for as long as the slower of them. Pure.
+// disk on its way takes its lane until the disk is through with it, too, which reads and writes in
+// the order in which lanes ask it. Pure.
 #pragma once
 
 #include <vector>
@@ -21,9 +22,13 @@ struct Simulation {
   double exposed_seconds = 0;  // the compute lane stood still for a copy
   Traffic traffic;
   std::array<double, kLanes> busy{};
+  double disk_busy = 0;                  // of reads and writes together; 0: nothing is shared
   std::vector<SimulatedAction> actions;  // by action
 };
 
 Simulation simulate(const AccessTrace& trace, const Plan& plan, const CopyRates& rates);
+
+// What a disk that has nothing else to do takes for it.
+double disk_seconds(const DiskUse& use, const CopyRates& rates);
 
 }  // namespace hetmem

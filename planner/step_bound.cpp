@@ -11,31 +11,51 @@
 namespace hetmem::planner {
 namespace {
 
-struct Resource {
-  const char* name;
-  Lane lane;
+// The lanes, in their order, and the disk as a whole.
+enum class Part : uint8_t {
+  kCompute,
+  kToDevice,
+  kToHost,
+  kHost,
+  kDiskReads,
+  kDiskWrites,
+  kDisk,  // where reads and writes take from each other
 };
-constexpr std::array<Resource, 6> kResources{{{"compute", Lane::kCompute},
-                                              {"copies to the device", Lane::kToDevice},
-                                              {"copies to the host", Lane::kToHost},
-                                              {"the optimizer on the host", Lane::kHost},
-                                              {"reads of the disk", Lane::kDiskRead},
-                                              {"writes to the disk", Lane::kDiskWrite}}};
+constexpr std::array kNames{"compute",
+                            "copies to the device",
+                            "copies to the host",
+                            "the optimizer on the host",
+                            "reads of the disk",
+                            "writes to the disk",
+                            "reads and writes of the disk"};
+using BusyParts = std::array<double, kNames.size()>;
 
-// By lane; a processor that is host and device does the work of both.
-std::array<double, kLanes> busy_lanes(const AccessTrace& trace, const Simulation& simulation) {
-  std::array<double, kLanes> busy = simulation.busy;
-  double& compute = busy[static_cast<size_t>(Lane::kCompute)];
-  if (trace.host_shares_compute) compute += busy[static_cast<size_t>(Lane::kHost)];
+double& at(BusyParts& busy, Part part) { return busy[static_cast<size_t>(part)]; }
+
+// A processor that is host and device does the work of both.
+BusyParts busy_parts(const AccessTrace& trace, const Simulation& simulation) {
+  BusyParts busy{};
+  std::copy(simulation.busy.begin(), simulation.busy.end(), busy.begin());
+  at(busy, Part::kDisk) = simulation.disk_busy;
+  if (trace.host_shares_compute) at(busy, Part::kCompute) += at(busy, Part::kHost);
   return busy;
 }
 
+// Whether it is to be had on its own.
+bool counts(const AccessTrace& trace, BusyParts& busy, Part part) {
+  if (at(busy, part) == 0) return false;
+  if (part == Part::kHost) return !trace.host_shares_compute;
+  const double one_way = std::max(at(busy, Part::kDiskReads), at(busy, Part::kDiskWrites));
+  return part != Part::kDisk || at(busy, part) > one_way;
+}
+
 // A step of the host: no earlier than the end of op `after`, done by the begin of op `before` of
-// the next step.
+// the next step. On a processor that has the ops to do, too, what it takes is the disk's time.
 struct HostJob {
   int after = 0;
   int before = 0;
   double seconds = 0;
+  DiskUse disk;
 };
 
 std::vector<HostJob> host_jobs(const AccessTrace& trace, const Plan& plan) {
@@ -45,8 +65,14 @@ std::vector<HostJob> host_jobs(const AccessTrace& trace, const Plan& plan) {
     const TraceChunk& chunk = trace.chunks[c];
     const bool early = !plan.early.empty() && plan.early[c];
     const int complete = chunk.writes.empty() ? 0 : chunk.writes.back().last;
-    jobs.push_back({early ? complete : trace.ops() - 1, first_use(chunk),
-                    early ? chunk.early_step_seconds : chunk.host_step_seconds});
+    HostJob job;
+    job.after = early ? complete : trace.ops() - 1;
+    job.before = first_use(chunk);
+    job.disk = step_use(chunk, plan.places_of(c));
+    if (!trace.host_shares_compute) {
+      job.seconds = early ? chunk.early_step_seconds : chunk.host_step_seconds;
+    }
+    jobs.push_back(job);
   }
   return jobs;
 }
@@ -54,7 +80,7 @@ std::vector<HostJob> host_jobs(const AccessTrace& trace, const Plan& plan) {
 // For each pair of an op that a gradient is complete after and one of the next step that weights
 // are needed by: the ops from the second to the first, and the jobs between the first and the
 // second.
-double host_bound(const AccessTrace& trace, const Plan& plan) {
+double host_bound(const AccessTrace& trace, const Plan& plan, const CopyRates& rates) {
   std::vector<HostJob> jobs = host_jobs(trace, plan);
   std::sort(jobs.begin(), jobs.end(),
             [](const HostJob& a, const HostJob& b) { return a.before < b.before; });
@@ -66,20 +92,25 @@ double host_bound(const AccessTrace& trace, const Plan& plan) {
   double bound = 0;
   for (const int after : released) {
     double work = 0;
+    DiskUse disk;
     for (const HostJob& job : jobs) {
       if (job.after < after) continue;
       work += job.seconds;
+      disk.read += job.disk.read;
+      disk.written += job.disk.written;
       const double ops = clock.begin(after + 1) - clock.begin(job.before);
-      if (job.before <= after) bound = std::max(bound, ops + work);
+      if (job.before <= after) {
+        bound = std::max(bound, ops + std::max(work, disk_seconds(disk, rates)));
+      }
     }
   }
   return bound;
 }
 
-// With a lane of work twice as fast.
-AccessTrace faster(AccessTrace trace, Lane lane) {
+// With a part of work twice as fast.
+AccessTrace faster(AccessTrace trace, Part part) {
   const auto halve = [](double& seconds) { seconds /= 2; };
-  const bool compute = lane == Lane::kCompute;
+  const bool compute = part == Part::kCompute;
   if (compute) std::for_each(trace.op_seconds.begin(), trace.op_seconds.end(), halve);
   for (TraceChunk& chunk : trace.chunks) {
     if (compute) halve(chunk.device_step_seconds);
@@ -90,19 +121,21 @@ AccessTrace faster(AccessTrace trace, Lane lane) {
   return trace;
 }
 
-CopyRates faster(CopyRates rates, Lane lane) {
-  if (lane == Lane::kToDevice) rates.to_device *= 2;
-  if (lane == Lane::kToHost) rates.to_host *= 2;
-  if (lane == Lane::kDiskRead) rates.disk_read *= 2;
-  if (lane == Lane::kDiskWrite) rates.disk_write *= 2;
+CopyRates faster(CopyRates rates, Part part) {
+  const bool disk = part == Part::kDisk;
+  if (part == Part::kToDevice) rates.to_device *= 2;
+  if (part == Part::kToHost) rates.to_host *= 2;
+  if (disk || part == Part::kDiskReads) rates.disk_read *= 2;
+  if (disk || part == Part::kDiskWrites) rates.disk_write *= 2;
+  if (disk) rates.disk_both *= 2;
   return rates;
 }
 
-double seconds_with_faster(Lane lane, const AccessTrace& trace, const Plan& plan,
+double seconds_with_faster(Part part, const AccessTrace& trace, const Plan& plan,
                            const CopyRates& rates) {
-  const bool works = lane == Lane::kCompute || lane == Lane::kHost;
-  return works ? simulate(faster(trace, lane), plan, rates).seconds
-               : simulate(trace, plan, faster(rates, lane)).seconds;
+  const bool works = part == Part::kCompute || part == Part::kHost;
+  return works ? simulate(faster(trace, part), plan, rates).seconds
+               : simulate(trace, plan, faster(rates, part)).seconds;
 }
 
 }  // namespace
@@ -110,23 +143,20 @@ double seconds_with_faster(Lane lane, const AccessTrace& trace, const Plan& plan
 StepBound step_bound(const AccessTrace& trace, const Plan& plan, const CopyRates& rates) {
   constexpr double kDifference = 0.01;
   const Simulation now = simulate(trace, plan, rates);
-  const std::array<double, kLanes> busy = busy_lanes(trace, now);
-  const Resource* most = nullptr;
-  const Resource* busiest = &kResources[0];
+  BusyParts busy = busy_parts(trace, now);
+  const auto busiest =
+      static_cast<size_t>(std::max_element(busy.begin(), busy.end()) - busy.begin());
+  size_t most = busiest;
   double least = now.seconds * (1 - kDifference);
-  for (const Resource& resource : kResources) {
-    const double work = busy[static_cast<size_t>(resource.lane)];
-    if (work > busy[static_cast<size_t>(busiest->lane)]) busiest = &resource;
-    const bool both = trace.host_shares_compute && resource.lane == Lane::kHost;
-    if (work == 0 || both) continue;
-    const double seconds = seconds_with_faster(resource.lane, trace, plan, rates);
+  for (size_t p = 0; p < busy.size(); ++p) {
+    const auto part = static_cast<Part>(p);
+    if (!counts(trace, busy, part)) continue;
+    const double seconds = seconds_with_faster(part, trace, plan, rates);
     if (seconds >= least) continue;
     least = seconds;
-    most = &resource;
+    most = p;
   }
-  const double lanes = busy[static_cast<size_t>(busiest->lane)];
-  return {trace.host_shares_compute ? lanes : std::max(lanes, host_bound(trace, plan)),
-          (most != nullptr ? most : busiest)->name};
+  return {std::max(busy[busiest], host_bound(trace, plan, rates)), kNames[most]};
 }
 
 }  // namespace hetmem::planner

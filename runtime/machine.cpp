@@ -92,7 +92,7 @@ MachineRates read_rates(const std::string& path, const char* source) {
     return json.contains(key) ? rate(key) : fallback;
   };
   rates.copies = {rate("to_device"), rate("to_host"), optional("disk_read", kDiskRate),
-                  optional("disk_write", kDiskRate)};
+                  optional("disk_write", kDiskRate), optional("disk_both")};
   rates.host_bandwidth = optional("host_bandwidth");
   rates.device_memory = static_cast<int64_t>(optional("device_memory"));
   rates.host_memory = static_cast<int64_t>(optional("host_memory"));

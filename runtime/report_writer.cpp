@@ -47,7 +47,8 @@ std::vector<std::pair<std::string, std::string>> describe_machine(const TrainCon
                                  rate_text(rates.copies.to_host) + " to the host");
   if (rates.copies.disk_read > 0 && !config.disk.empty()) {
     lines.emplace_back("disk", rate_text(rates.copies.disk_read) + " read, " +
-                                   rate_text(rates.copies.disk_write) + " written");
+                                   rate_text(rates.copies.disk_write) + " written, " +
+                                   rate_text(rates.copies.disk_both) + " of both together");
   }
   lines.emplace_back("these rates are", rates.source);
   return lines;
