@@ -8,8 +8,11 @@
 namespace hetmem {
 namespace {
 
-// Three pages of every list of a chunk, so that one is read while one is stepped and one written.
-constexpr int64_t kRingPages = 15;
+// About three pages of every list of a chunk, so that one is read while one is stepped and one
+// written.
+constexpr int64_t kPassedPages = 14;
+// Two are read while two are copied.
+constexpr int64_t kFetchedPages = 4;
 
 constexpr std::array kStepLists{ChunkList::kWeights, ChunkList::kLow, ChunkList::kGradient,
                                 ChunkList::kFirstMoment, ChunkList::kSecondMoment};
@@ -34,22 +37,24 @@ TensorView& view_of(PageOfChunk& page, ChunkList list) {
 
 }  // namespace
 
-int64_t PageTransfers::staging_bytes() { return kRingPages * kPageBytes; }
+int64_t PageTransfers::staging_bytes() { return (kFetchedPages + kPassedPages) * kPageBytes; }
 
 PageTransfers::PageTransfers(ChunkManager& chunks, Tier& host)
     : chunks_(chunks),
       memory_(host, staging_bytes(), MemoryKind::kStaging, MemorySpace::kHost),
+      fetches_("disk fetch", *chunks.disk()),
       reads_("disk read", *chunks.disk()),
       writes_("disk write", *chunks.disk()) {
   memory_.populate();
-  for (int64_t i = 0; i < kRingPages; ++i) {
-    ring_.push_back({static_cast<char*>(memory_.data()) + i * kPageBytes, {}});
+  for (int64_t i = 0; i < kFetchedPages + kPassedPages; ++i) {
+    Ring& ring = i < kFetchedPages ? fetched_ : passed_;
+    ring.pages.push_back({static_cast<char*>(memory_.data()) + i * kPageBytes, {}});
   }
 }
 
 template <typename Look>
 void PageTransfers::look_at_streams(const Look& look) {
-  for (DiskStream* stream : {&writes_, &reads_}) {
+  for (DiskStream* stream : {&writes_, &reads_, &fetches_}) {
     try {
       look(*stream);
     } catch (...) {
@@ -67,20 +72,20 @@ void PageTransfers::check() {
   look_at_streams([](DiskStream& stream) { stream.check(); });
 }
 
-PageTransfers::Staging& PageTransfers::next() {
-  Staging& staging = ring_[next_];
-  next_ = (next_ + 1) % ring_.size();
+PageTransfers::Staging& PageTransfers::Ring::next() {
+  Staging& staging = pages[at];
+  at = (at + 1) % pages.size();
   return staging;
 }
 
-PageTransfers::Staging& PageTransfers::read(DiskPage& page) {
+PageTransfers::Staging& PageTransfers::read(DiskPage& page, Ring& ring, DiskStream& reads) {
   HETMEM_ASSERT(page.generation >= 0);
-  Staging& staging = next();
-  reads_.wait(staging.free);
-  reads_.wait(page.busy);
-  reads_.read(page.slot, staging.data, page.generation);
+  Staging& staging = ring.next();
+  reads.wait(staging.free);
+  reads.wait(page.busy);
+  reads.read(page.slot, staging.data, page.generation);
   read_bytes_ += DiskTier::stored_bytes(page.slot.bytes());
-  page.busy = reads_.record();
+  page.busy = reads.record();
   return staging;
 }
 
@@ -96,7 +101,7 @@ void PageTransfers::write(DiskPage& page, Staging& from, const Event& ready) {
 void PageTransfers::fetch(ChunkList list, int chunk, void* device, Stream& to_device) {
   auto* to = static_cast<char*>(device);
   for (DiskPage& page : chunks_.pages(list, chunk)) {
-    Staging& staging = read(page);
+    Staging& staging = read(page, fetched_, fetches_);
     to_device.wait(page.busy);
     to_device.copy(to, staging.data, page.slot.bytes(), CopyDirection::kToDevice);
     staging.free = to_device.record();
@@ -107,7 +112,7 @@ void PageTransfers::fetch(ChunkList list, int chunk, void* device, Stream& to_de
 void PageTransfers::send(int chunk, const void* device, Stream& to_host) {
   const auto* from = static_cast<const char*>(device);
   for (DiskPage& page : chunks_.pages(ChunkList::kGradient, chunk)) {
-    Staging& staging = next();
+    Staging& staging = passed_.next();
     to_host.wait(staging.free);
     to_host.copy(staging.data, from, page.slot.bytes(), CopyDirection::kToHost);
     write(page, staging, to_host.record());
@@ -137,7 +142,7 @@ void PageTransfers::step(int chunk, Stream& host,
         continue;
       }
       DiskPage& page = chunks_.pages(list, chunk)[static_cast<size_t>(first / kPageElements)];
-      Staging& staging = read(page);
+      Staging& staging = read(page, passed_, reads_);
       host.wait(page.busy);
       view =
           part_of_list({staging.data, dtype, Shape{part.count}, MemorySpace::kHost}, 0, part.count);

@@ -1,7 +1,8 @@
-// PageTransfers: chunks that are on disk, page by page through a ring of staging pages on the host:
+// PageTransfers: chunks that are on disk, page by page through rings of staging pages on the host:
 // to the device, from it, and past the optimizer. What a page waits for (its own earlier
 // transfers, the user before it of a staging page) is enqueued with it, so that a caller orders
-// whole chunks only, by the streams that it gives. The disk reads ahead as far as the ring goes.
+// whole chunks only, by the streams that it gives. The disk reads ahead as far as the rings go;
+// what is brought to the device has a ring of its own and is not behind what the optimizer reads.
 //
 //   PageTransfers pages(chunks, host);
 //   pages.fetch(ChunkList::kWeights, chunk, slot_in_the_pool, to_device);
@@ -63,20 +64,25 @@ class PageTransfers {
     char* data = nullptr;
     Event free;  // its last user is done
   };
+  struct Ring {
+    std::vector<Staging> pages;
+    size_t at = 0;
+    Staging& next();
+  };
   template <typename Look>
   void look_at_streams(const Look& look);
-  Staging& next();
-  Staging& read(DiskPage& page);
+  Staging& read(DiskPage& page, Ring& ring, DiskStream& reads);
   void write(DiskPage& page, Staging& from, const Event& ready);
 
   ChunkManager& chunks_;
   Buffer memory_;
-  std::vector<Staging> ring_;
-  size_t next_ = 0;
+  Ring fetched_;
+  Ring passed_;  // by the optimizer, and gradients on their way to the disk
   int64_t read_bytes_ = 0;
   int64_t written_bytes_ = 0;
   std::exception_ptr error_;
-  DiskStream reads_;  // last: they work on what is above
+  DiskStream fetches_;  // last: they work on what is above
+  DiskStream reads_;
   DiskStream writes_;
 };
 

@@ -19,9 +19,10 @@
 namespace hetmem {
 namespace {
 
-// All folders together have so many pieces of staging memory in each direction, so that the whole
-// stays below 64 MiB.
-constexpr int kPieces = 16;
+// The staging memory of all folders in each direction, so that the whole is 64 MiB at most: smaller
+// pieces for more folders, then fewer.
+constexpr int64_t kLaneBytes = int64_t{8} << 20;
+constexpr int64_t kLeastPiece = int64_t{128} << 10;
 
 int folders_of(const TrainConfig& config) {
   return std::max(1, static_cast<int>(config.disk.size()));  // a plan may do without their names
@@ -32,7 +33,10 @@ DiskOptions options_of(const TrainConfig& config) {
   options.folders = config.disk;
   options.folders.resize(static_cast<size_t>(folders_of(config)));
   options.encrypt = config.encrypt_disk;
-  options.depth = std::clamp(kPieces / folders_of(config), 1, options.depth);
+  const int64_t each = kLaneBytes / folders_of(config);
+  options.piece_bytes = std::max(kLeastPiece, each / options.depth / kLeastPiece * kLeastPiece);
+  options.depth =
+      static_cast<int>(std::clamp<int64_t>(each / options.piece_bytes, 1, options.depth));
   return options;
 }
 
@@ -116,7 +120,10 @@ std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets
 }
 
 void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
-  constexpr size_t kSlots = 12;
+  // More than what a disk takes at once into memory of its own, where that takes not too long.
+  constexpr size_t kSlots = 128;
+  constexpr size_t kPages = 12;
+  constexpr double kEnoughSeconds = 0.25;
   std::vector<DiskSlot> slots;
   for (size_t i = 0; i < kSlots; ++i) {
     try {
@@ -126,26 +133,39 @@ void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
       break;
     }
   }
-  if (slots.empty()) return;
-  const auto count = static_cast<int64_t>(slots.size());
-  Buffer memory(host, count * kPageBytes, MemoryKind::kStaging, MemorySpace::kHost);
+  if (slots.size() < 2) return;
+  const size_t pages = std::min(kPages, slots.size());
+  Buffer memory(host, static_cast<int64_t>(pages) * kPageBytes, MemoryKind::kStaging,
+                MemorySpace::kHost);
   memory.populate();
-  const auto rate = [&](const auto& start) {
+  // Of start(0, page), start(1, page) ... start(most - 1, page), as many as there is time for, of
+  // which there were `done`.
+  size_t done = 0;
+  const auto rate = [&](size_t most, const auto& start) {
     const auto begin = std::chrono::steady_clock::now();
-    std::vector<DiskOperation> under_way;
-    for (int64_t i = 0; i < count; ++i) {
-      char* page = static_cast<char*>(memory.data()) + i * kPageBytes;
-      under_way.push_back(start(slots[static_cast<size_t>(i)], page));
+    const auto seconds = [&] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    };
+    std::vector<DiskOperation> under_way(pages);
+    for (done = 0; done < most && (done < pages || seconds() < kEnoughSeconds); ++done) {
+      DiskOperation& at = under_way[done % pages];
+      if (done >= pages) at.wait();
+      at = start(done, static_cast<char*>(memory.data()) +
+                           static_cast<int64_t>(done % pages) * kPageBytes);
     }
-    for (DiskOperation& operation : under_way) operation.wait();
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-    return static_cast<double>(count * DiskTier::stored_bytes(kPageBytes)) /
-           std::max(taken.count(), 1e-9);
+    for (size_t i = 0; i < std::min(done, pages); ++i) under_way[i].wait();
+    return static_cast<double>(done) * static_cast<double>(DiskTier::stored_bytes(kPageBytes)) /
+           std::max(seconds(), 1e-9);
   };
   rates.disk_write =
-      rate([&](const DiskSlot& slot, char* page) { return disk.write(slot, page, 0); });
+      rate(slots.size(), [&](size_t i, char* page) { return disk.write(slots[i], page, 0); });
+  const size_t written = done;
   rates.disk_read =
-      rate([&](const DiskSlot& slot, char* page) { return disk.read(slot, page, 0); });
+      rate(written, [&](size_t i, char* page) { return disk.read(slots[i], page, 0); });
+  // In turns one that was written is read and one of the others is written again.
+  rates.disk_both = rate(written, [&](size_t i, char* page) {
+    return i % 2 == 0 ? disk.read(slots[i], page, 0) : disk.write(slots[i], page, 1);
+  });
 }
 
 }  // namespace hetmem

@@ -69,6 +69,16 @@ def test_no_bit_depends_on_the_disk_where_lists_have_several_pages(data, tmp_pat
     assert bits(out) == bits(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("folders", [2, 3, 7, 16])
+def test_staging_is_64_mebibytes_at_most(models, tmp_path, folders):
+    names = [tmp_path / str(i) for i in range(folders)]
+    for name in names:
+        name.mkdir()
+    found = plan(models["gpt2"], *SHAPE, "--device-memory", budgets(models["gpt2"], 2)[0],
+                 "--host-memory", 0, "--disk", ",".join(map(str, names)))
+    assert 32 << 20 < found["tiers"]["host"]["peak"] <= 64 << 20
+
+
 def test_a_plan_has_the_disk(models):
     least = budgets(models["gpt2"], 2)[0]
     words = [*SHAPE, "--device-memory", least, "--host-memory", 0]
