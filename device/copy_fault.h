@@ -19,9 +19,9 @@ inline Fault next_copy_fault(int64_t bytes, CopyDirection direction) {
   const std::string_view name = kNames.at(static_cast<size_t>(direction));
   const Fault fault = next_fault(FaultSite::kCopy, name);
   if (fault.kind == Fault::Kind::kFail) {
-    throw Error(ErrorKind::kStorage, "a copy of " + std::to_string(bytes) + " bytes " +
-                                         std::string(name) +
-                                         " failed; go on from the last checkpoint");
+    throw Error(ErrorKind::kStorage,
+                "a copy of " + std::to_string(bytes) + " bytes " + std::string(name) +
+                    " failed; look at the machine's memory (dmesg), then go on from a checkpoint");
   }
   return fault;
 }

@@ -13,7 +13,7 @@
 namespace hetmem {
 namespace {
 
-bool names(const std::string& path, int descriptor) {
+bool is_name_of(const std::string& path, int descriptor) {
   struct stat opened {};
   struct stat named {};
   return ::fstat(descriptor, &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
@@ -27,7 +27,7 @@ OutputLock::OutputLock(const std::string& folder) : owner_(::getpid()) {
     descriptor_ = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor_ < 0) return;
     const bool locked = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0;
-    if (locked && names(folder, descriptor_)) return;
+    if (locked && is_name_of(folder, descriptor_)) return;
     const bool taken = !locked && errno == EWOULDBLOCK;
     ::close(std::exchange(descriptor_, -1));
     if (taken) {

@@ -22,7 +22,7 @@ int64_t microseconds_now() {
       .count();
 }
 
-constexpr const char* kPrefix = "events.out.tfevents.";
+constexpr const char* kEventFiles = "events.out.tfevents.";
 
 double now() { return static_cast<double>(microseconds_now()) * 1e-6; }
 
@@ -39,15 +39,15 @@ std::string new_file(const std::string& out) {
   const int64_t time = microseconds_now();
   std::array<char, 256> host{};
   if (::gethostname(host.data(), host.size() - 1) != 0) host = {'h', 'o', 's', 't'};
-  return fmt::format("{}/{}{:010}.{:06}.{}.{}", folder, kPrefix, time / 1'000'000, time % 1'000'000,
-                     host.data(), ::getpid());
+  return fmt::format("{}/{}{:010}.{:06}.{}.{}", folder, kEventFiles, time / 1'000'000,
+                     time % 1'000'000, host.data(), ::getpid());
 }
 
 }  // namespace
 
 bool is_event_file(const fs::path& path) {
   std::error_code code;
-  return path.filename().string().starts_with(kPrefix) && fs::is_regular_file(path, code);
+  return path.filename().string().starts_with(kEventFiles) && fs::is_regular_file(path, code);
 }
 
 TensorBoardLog::TensorBoardLog(const std::string& out, int64_t steps_done)
