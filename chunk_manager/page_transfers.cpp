@@ -10,9 +10,9 @@ namespace {
 
 // About three pages of every list of a chunk, so that one is read while one is stepped and one
 // written.
-constexpr int64_t kPassedPages = 14;
-// Two are read while two are copied.
-constexpr int64_t kFetchedPages = 4;
+constexpr int64_t kPassedPages = 13;
+// Two are read while one is copied.
+constexpr int64_t kFetchedPages = 3;
 
 constexpr std::array kStepLists{ChunkList::kWeights, ChunkList::kLow, ChunkList::kGradient,
                                 ChunkList::kFirstMoment, ChunkList::kSecondMoment};
