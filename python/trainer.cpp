@@ -171,13 +171,10 @@ class PythonTrainer {
     });
   }
 
-  // The budgets among `options`; the others stay as they are.
+  // The budgets among `options`; the others stay as they were given: what was auto is found anew.
   void set_budget(const OptionValues& options) {
     use([&](Trainer& trainer) {
-      const RunPlan& plan = trainer.plan();
-      TrainConfig config;
-      config.device_memory = plan.training.plan.device.budget;
-      config.host_memory = plan.training.plan.host.budget;
+      TrainConfig config = trainer.config();
       for (const auto& [name, texts] : options) {
         find_option(train_options(), canonical_option(name))->set(config, texts);
       }

@@ -104,9 +104,9 @@ class Trainer {
   int64_t total_steps() const;
   void set_total_steps(int64_t total_steps);
 
-  // From the next step on, plans for other budgets (that of the disk stays); losses and weights
-  // stay the same, bit for bit. Throws Error (kDoesNotFit) with the smallest device budget that
-  // works; all is then as before.
+  // From the next step on, plans for other budgets (kAutoBytes: what is free now; that of the disk
+  // stays); losses and weights stay the same, bit for bit. Throws Error (kDoesNotFit) with the
+  // smallest device budget that works; all is then as before.
   void set_budget(int64_t device_memory, int64_t host_memory);
   // The plan that the next step runs on, and that of evaluation.
   const RunPlan& plan() const;

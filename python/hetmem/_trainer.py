@@ -355,7 +355,8 @@ class Trainer:
         """Changes the budgets from the next step on; losses and weights stay the same, bit for bit.
 
         Args:
-            device_memory: as of Trainer. Default: as it is.
+            device_memory: as of Trainer. Default: as it was given; `auto` stays `auto`, which is what
+                is free now.
             host_memory: the same.
 
         Returns:

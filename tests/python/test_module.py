@@ -225,6 +225,23 @@ def test_budgets_change_between_steps_and_no_bit_does(models, data):
     assert losses[0] == losses[1]
 
 
+def test_a_budget_that_is_not_changed_stays_auto(models, data):
+    """On a processor the device takes all at first: what it gives up is the host's."""
+    with hetmem.Trainer(models["qwen3"], **RUN) as trainer:
+        assert trainer.plan.tiers.host.budget == 0
+        batch = next(trainer.batches(hetmem.load_tokens(data)))
+        trainer.step(batch)
+        smaller = trainer.set_budget(device_memory="700KiB")
+        assert smaller.tiers.device.budget == 700 << 10 and smaller.tiers.host.budget > 0
+        assert trainer.options["host-memory"] == ["auto"]
+        assert trainer.step(batch).traffic.to_device > 0
+        larger = trainer.set_budget(device_memory="auto")
+        assert larger.tiers.device.budget > 700 << 10 and larger.tiers.host.budget == 0
+        both = trainer.set_budget(host_memory="2MiB")
+        assert both.tiers.device.budget > 700 << 10 and both.tiers.host.budget == 2 << 20
+        assert trainer.options["device-memory"] == ["auto"]
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_parameters_are_those_of_the_folder(models, dtype):
     want = state_of(models["llama"])
