@@ -5,65 +5,64 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import TYPE_CHECKING, Any, Iterable, Mapping, Sequence, TypedDict, Union
+from typing import Any, Iterable, Mapping, Sequence, TypedDict, Union
 
 from hetmem import _hetmem
 
-if TYPE_CHECKING:
-    Path = Union[str, "os.PathLike[str]"]
-    Size = Union[str, int]
+Path = Union[str, "os.PathLike[str]"]
+Size = Union[str, int]
 
 
 class MachineOptions(TypedDict, total=False):
-    """Types of the keywords that say what is computed and with what memory."""
+    """Types of the keywords that say what is computed and with what memory; None: not given."""
 
-    from_scratch: bool
-    freeze: str
-    batch_size: int
-    sequence_length: int
-    gradient_accumulation_steps: int
-    seed: int
-    learning_rate: float
-    lr_scheduler_type: str
-    warmup_steps: float
-    min_lr_ratio: float
-    decay_steps: float
-    optimizer: str
-    momentum: float
-    weight_decay: float
-    adam_beta1: float
-    adam_beta2: float
-    adam_epsilon: float
-    max_grad_norm: float
-    optimizer_overlap: str
-    on_nonfinite: str
-    deepspeed: Path
-    device: str
-    device_memory: Size
-    host_memory: Size
-    disk: Path | Sequence[Path]
-    disk_memory: Size
-    encrypt_disk: bool
-    compute_dtype: str
-    machine: Path
-    threads: int
+    from_scratch: bool | None
+    freeze: str | None
+    batch_size: int | None
+    sequence_length: int | None
+    gradient_accumulation_steps: int | None
+    seed: int | None
+    learning_rate: float | None
+    lr_scheduler_type: str | None
+    warmup_steps: float | None
+    min_lr_ratio: float | None
+    decay_steps: float | None
+    optimizer: str | None
+    momentum: float | None
+    weight_decay: float | None
+    adam_beta1: float | None
+    adam_beta2: float | None
+    adam_epsilon: float | None
+    max_grad_norm: float | None
+    optimizer_overlap: str | None
+    on_nonfinite: str | None
+    deepspeed: Path | None
+    device: str | None
+    device_memory: Size | None
+    host_memory: Size | None
+    disk: Path | Sequence[Path] | None
+    disk_memory: Size | None
+    encrypt_disk: bool | None
+    compute_dtype: str | None
+    machine: Path | None
+    threads: int | None
 
 
 class RunOptions(TypedDict, total=False):
     """Types of the keywords that say how long a run is and what it writes."""
 
-    steps: int
-    epochs: float
-    eval_steps: int
-    shuffle: bool
-    out: Path
-    overwrite_output_dir: bool
-    save_steps: int
-    save_total_limit: int
-    resume_from_checkpoint: Path
-    log_format: str
-    tensorboard: bool
-    trace: Path
+    steps: int | None
+    epochs: float | None
+    eval_steps: int | None
+    shuffle: bool | None
+    out: Path | None
+    overwrite_output_dir: bool | None
+    save_steps: int | None
+    save_total_limit: int | None
+    resume_from_checkpoint: Path | None
+    log_format: str | None
+    tensorboard: bool | None
+    trace: Path | None
 
 
 class PlanOptions(MachineOptions, RunOptions, total=False):
@@ -74,21 +73,21 @@ class PlanOptions(MachineOptions, RunOptions, total=False):
 class TrainOptions(PlanOptions, total=False):
     """Types of the keywords of Trainer: the flags of `hetmem train`."""
 
-    data: Path | Sequence[Path]
-    eval_data: Path | Sequence[Path]
-    data_glob: str
+    data: Path | Sequence[Path] | None
+    eval_data: Path | Sequence[Path] | None
+    data_glob: str | None
 
 
 class GenerateOptions(TypedDict, total=False):
     """Types of the keywords of generate: the flags of `hetmem generate`."""
 
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    threads: int
-    device: str
-    device_memory: Size
+    max_new_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    threads: int | None
+    device: str | None
+    device_memory: Size | None
 
 
 def option_table(command: str = "train") -> list[dict[str, Any]]:

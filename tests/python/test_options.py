@@ -5,6 +5,7 @@ import ast
 import inspect
 import pathlib
 import re
+import typing
 
 import hetmem
 import pytest
@@ -79,6 +80,12 @@ def test_keywords_are_the_table():
     assert typed == train - data - {"model"}
     typed = {name.replace("_", "-") for name in GenerateOptions.__annotations__}
     assert typed == keywords(hetmem.generate) - {"model", "prompt"}
+
+
+@pytest.mark.parametrize("options", [TrainOptions, PlanOptions, GenerateOptions])
+def test_every_keyword_may_be_none(options):
+    for name, kinds in typing.get_type_hints(options).items():
+        assert type(None) in typing.get_args(kinds), name
 
 
 def test_the_stub_is_the_module():
