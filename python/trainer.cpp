@@ -143,9 +143,16 @@ class PythonTrainer {
   StepReport step(const TokenArray& tokens) {
     const std::vector<int32_t> ids = copy_of(tokens);
     return use([&](Trainer& trainer) {
-      const StepReport report = trainer.step(ids);
-      if (trained_on_) ++trained_on_->first;  // the data go on where they are
-      return report;
+      const int64_t length = trainer.total_steps();
+      leave_ended_training(trainer);
+      try {
+        const StepReport report = trainer.step(ids);
+        if (trained_on_) ++trained_on_->first;  // the data go on where they are
+        return report;
+      } catch (...) {
+        trainer.set_total_steps(length);
+        throw;
+      }
     });
   }
 
@@ -279,6 +286,15 @@ class PythonTrainer {
       if (in_train_ == std::this_thread::get_id()) throw Error(ErrorKind::kBadInput, refusal);
       turns_.pass();
     }
+  }
+
+  // The steps that a train() was given, when they are taken, are no length of those that follow:
+  // that is --steps again. A checkpoint between them is resumed with the same.
+  void leave_ended_training(Trainer& trainer) const {
+    const int64_t done = trainer.steps_done();
+    const int64_t own = trainer.config().steps.value_or(kNoEnd);
+    const bool in_train = in_train_ != std::thread::id();
+    if (!in_train && done >= trainer.total_steps() && done < own) trainer.set_total_steps(own);
   }
 
   static bool tell(const py::function& on_progress, const RunProgress& progress) {

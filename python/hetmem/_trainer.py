@@ -120,7 +120,8 @@ class Trainer:
 
     Losses and weights depend on the model, the data and the options alone, to the last bit: neither on
     budgets nor on threads, and they are those of `hetmem train`. Without `steps` the length of the run
-    is not known, and learning rates stay where the warm-up has brought them; train() sets it.
+    is not known, and learning rates stay where the warm-up has brought them; train() sets it for the
+    steps that it takes.
 
     Threads may share a trainer: they take turns. After a fork the child cannot use it. Ctrl-C ends a
     call after the step under way, and the trainer can go on. Memory is given back by close(), at the

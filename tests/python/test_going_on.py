@@ -47,6 +47,39 @@ def test_two_calls_take_the_batches_of_one(models, data):
         assert trainer.train(data, steps=3).losses + trainer.train(data, steps=4).losses == whole
 
 
+def test_the_length_of_a_training_ends_with_it(models, data, tmp_path):
+    """Single steps after it have the rate of a run whose length is not known, before and after a
+    checkpoint; those after one that was cut short are within it."""
+    batch = np.arange(2 * 34, dtype=np.int32).reshape(2, 34)
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        trainer.train(data, steps=2)
+        trainer.save(tmp_path / "ended", checkpoint=True)
+        results = [trainer.step(batch), trainer.step(batch)]
+        assert [r.learning_rate for r in results] == [1e-3, 1e-3]
+        trainer.save(tmp_path / "later", checkpoint=True)
+        results.append(trainer.step(batch))
+        rates = []
+        trainer.train(data, steps=10, callbacks=lambda r: rates.append(r.learning_rate) or len(rates) < 2)
+        assert rates == [1e-3 * (10 / 15), 1e-3 * (9 / 15)]
+        assert trainer.step(batch).learning_rate == 1e-3 * (8 / 15)
+    for checkpoint, first in (("ended", 0), ("later", 2)):
+        with hetmem.Trainer(models["gpt2"], resume_from_checkpoint=tmp_path / checkpoint, **RUN) as trainer:
+            for want in results[first:]:
+                again = trainer.step(batch)
+                assert (again.loss, again.learning_rate) == (want.loss, want.learning_rate)
+    # Where `steps` is given it is the length again.
+    with hetmem.Trainer(models["gpt2"], steps=4, **RUN) as trainer:
+        trainer.train(data, steps=2)
+        assert [trainer.step(batch).learning_rate for _ in range(3)] == [0.5e-3, 0.25e-3, 0]
+    # A step that is refused changes nothing.
+    with hetmem.Trainer(models["gpt2"], warmup_steps=0.5, **RUN) as trainer:
+        trainer.train(data, steps=2)
+        with pytest.raises(ValueError, match="ratio of all steps"):
+            trainer.step(batch)
+        trainer.save(tmp_path / "refused", checkpoint=True)
+    assert json.loads((tmp_path / "refused" / "trainer_state.json").read_text())["total_steps"] == 2
+
+
 def test_epochs_follow_each_other(models, tokens):
     """The second has an order of its own."""
     short = tokens[: 33 * 2 * 4 + 1]
