@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 LARGEST_ID = 2**31 - 1
 
 
+def numpy_of(value: Any, what: str) -> NDArray[Any]:
+    """What a user gives as an array, without a copy where it speaks DLPack.
+
+    Raises:
+        TypeError: NumPy cannot read it.
+    """
+    if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__"):
+        return np.asarray(value)
+    try:
+        if hasattr(value, "detach"):  # of PyTorch, which gives away nothing that wants a gradient
+            value = value.detach()
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        kind = " ".join(str(getattr(value, name)) for name in ("dtype", "device") if hasattr(value, name))
+        raise TypeError(f"{what}: a {type(value).__name__} ({kind}) cannot be read by NumPy: {error}; give "
+                        "an array in the host's memory of a dtype that NumPy has") from None
+
+
 def token_array(tokens: Any, what: str) -> NDArray[np.int32]:
     """Token ids as a contiguous int32 array; nothing that is no whole number is made one.
 
@@ -25,9 +43,7 @@ def token_array(tokens: Any, what: str) -> NDArray[np.int32]:
         TypeError: for floats and anything else that is not an integer.
         ValueError: for an id outside of int32.
     """
-    if not isinstance(tokens, np.ndarray) and hasattr(tokens, "__dlpack__"):
-        tokens = np.from_dlpack(tokens)
-    array = np.asarray(tokens)
+    array = numpy_of(tokens, what)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{what} are token ids, int32 or int64; got {array.dtype}")
     if array.dtype != np.int32:

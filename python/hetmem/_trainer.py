@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Union
 import numpy as np
 
 from hetmem import _hetmem
-from hetmem._data import Tokens, data_paths, load_tokens, token_array, token_stream
+from hetmem._data import Tokens, data_paths, load_tokens, numpy_of, token_array, token_stream
 from hetmem._options import configured, options_text, signature_of, values_of
 from hetmem._results import EvalResult, Plan, StepResult, TrainResult, size_text
 
@@ -84,11 +84,12 @@ class Parameters(Mapping[str, "NDArray[np.float32]"]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         shape = self.shape(name)
-        if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
-            value = np.from_dlpack(value)
-        array = np.asarray(value)
-        if array.dtype not in (np.float32, np.float16):
-            raise TypeError(f"{name} is float32; {array.dtype} is not cast to it (float16 is exactly)")
+        if str(getattr(value, "dtype", None)) == "torch.bfloat16":  # which NumPy does not have
+            value = value.detach().float()
+        array = numpy_of(value, name)
+        if array.dtype not in (np.float32, np.float16) and array.dtype.name != "bfloat16":
+            raise TypeError(f"{name} is float32; {array.dtype} is not cast to it (float16 and bfloat16 are, "
+                            "exactly)")
         if array.shape != shape:
             raise ValueError(f"{name} has shape {list(shape)}, got {list(array.shape)}")
         self._trainer.write(name, np.ascontiguousarray(array, dtype=np.float32))

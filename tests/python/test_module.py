@@ -295,6 +295,33 @@ def test_parameters_refuse_what_would_be_cast(models):
         assert np.array_equal(weights[name], np.ones_like(before))
 
 
+@pytest.mark.parametrize("form", ["bfloat16", "float16", "parameter", "bfloat16 parameter", "float"])
+def test_parameters_take_tensors_of_torch(models, form):
+    """As a model of Hugging Face has them."""
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        weights = trainer.parameters()
+        name = "transformer.ln_f.weight"
+        want = torch.linspace(-2, 2, len(weights[name]))
+        if form != "parameter":
+            want = want.to(getattr(torch, form.split()[0]))
+        weights[name] = torch.nn.Parameter(want) if "parameter" in form else want
+        assert np.array_equal(weights[name], want.float().numpy())
+
+
+@pytest.mark.parametrize("value,match", [
+    (torch.ones(32, dtype=torch.float64, requires_grad=True), "float32; float64 is not cast"),
+    (torch.ones(32, dtype=torch.int32), "float32; int32 is not cast"),
+    (torch.ones(32, device="meta"), "ln_f.weight: a Tensor .torch.float32 meta. cannot be read by NumPy"),
+    (torch.ones(32).to_sparse(), "ln_f.weight: a Tensor .torch.float32 cpu. cannot be read by NumPy"),
+    ("ones", "is not cast"),
+    (None, "is not cast"),
+])
+def test_tensors_of_torch_that_are_no_weights(models, value, match):
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        with pytest.raises(TypeError, match=match):
+            trainer.parameters()["transformer.ln_f.weight"] = value
+
+
 @pytest.mark.parametrize("form", [np.int64, np.uint16, "list", "torch", "strided"])
 def test_tokens_of_other_integer_types(models, data, form):
     with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
