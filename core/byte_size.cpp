@@ -36,8 +36,9 @@ constexpr std::array<Unit, 18> kUnits{{{"", 1},
                                        {"ti", kKi* kKi* kKi* kKi}}};
 
 [[noreturn]] void refuse(std::string_view text) {
-  throw Error(ErrorKind::kBadInput,
-              "\"" + std::string(text) + "\" is not a size; write 512MiB, 1.5GiB, 2GB or bytes");
+  throw Error(
+      ErrorKind::kBadInput,
+      "\"" + std::string(text) + "\" is not a size; write 512MiB, 1.5GiB, 2GB or whole bytes");
 }
 
 }  // namespace
@@ -55,6 +56,7 @@ int64_t parse_byte_size(std::string_view text) {
     if (unit.suffix != suffix) continue;
     const double bytes = number * unit.bytes;
     if (!(bytes <= 4611686018427387904.0)) refuse(text);  // 2^62
+    if (unit.bytes == 1 && bytes != std::floor(bytes)) refuse(text);
     return std::llround(std::floor(bytes));
   }
   refuse(text);

@@ -66,6 +66,11 @@ TEST(ByteSize, UnitsOfPowersOfTwoAndOfTen) {
   EXPECT_EQ(parse_byte_size("2GB"), int64_t{2000000000});
   EXPECT_EQ(parse_byte_size("512 MiB"), int64_t{536870912});
   EXPECT_EQ(parse_byte_size("0"), 0);
+  EXPECT_EQ(parse_byte_size("4096.0"), 4096);
+  EXPECT_EQ(parse_byte_size("0.3KiB"), 307);
+  for (const char* part : {"1.5", "0.5B", "4096.001"}) {
+    EXPECT_THROW(parse_byte_size(part), Error) << part;
+  }
   for (const auto* bad : {"", "-1", "1XB", "GiB", "1e400GiB", "nan", "9999999999GiB", "1.5.2MiB"}) {
     EXPECT_THROW(parse_byte_size(bad), Error) << bad;
   }

@@ -225,6 +225,16 @@ def test_budgets_change_between_steps_and_no_bit_does(models, data):
     assert losses[0] == losses[1]
 
 
+def test_a_budget_is_of_whole_bytes(models):
+    with hetmem.Trainer(models["gpt2"], device_memory=2.0 ** 21, host_memory="2MiB", **RUN) as trainer:
+        for budget in (1.5, 700000.5, float("nan"), float("inf"), -1.0):
+            with pytest.raises(ValueError, match="--device-memory: .* is not a size; .* whole bytes"):
+                trainer.set_budget(budget)
+        assert trainer.plan.tiers.device.budget == 2 << 20
+    with pytest.raises(ValueError, match='--host-memory: "0.5" is not a size'):
+        hetmem.plan(models["gpt2"], host_memory=0.5)
+
+
 def test_a_budget_that_is_not_changed_stays_auto(models, data):
     """On a processor the device takes all at first: what it gives up is the host's."""
     with hetmem.Trainer(models["qwen3"], **RUN) as trainer:
