@@ -58,8 +58,8 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, int64_t sequen
   if (total_ < sequence + 1) {
     throw Error(ErrorKind::kBadInput, "the data holds " + std::to_string(total_) +
                                           " tokens, a window needs " +
-                                          std::to_string(sequence + 1) +
-                                          "; give more data or a shorter --sequence-length");
+                                          std::to_string(sequence + 1) + "; give more data" +
+                                          (sequence > 1 ? " or a shorter --sequence-length" : ""));
   }
 }
 

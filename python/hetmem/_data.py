@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
+import reprlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Iterator, Sequence, Union
 
 import numpy as np
@@ -16,6 +19,38 @@ if TYPE_CHECKING:
     Path = Union[str, "os.PathLike[str]"]
 
 LARGEST_ID = 2**31 - 1
+
+
+def named(value: Any) -> str:
+    """A value and its type, for a message."""
+    return f"{reprlib.repr(value)} of type {type(value).__name__}"
+
+
+def text_given(text: Any, what: str) -> str:
+    """A text of a user's.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it has surrogates, which UTF-8 does not.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a str; got {named(text)}")
+    text.encode()
+    return text
+
+
+def paths_given(paths: Any, what: str) -> list[str]:
+    """One path of a user's, or several."""
+    several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    if isinstance(several, bytes) or not isinstance(several, Iterable):
+        raise TypeError(f"{what} takes a path or several, of str or os.PathLike; got {named(paths)}")
+    listed = list(several)
+    if not listed:
+        raise ValueError(f"{what} got no path; give files or folders")
+    for path in listed:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"{what} takes paths, str or os.PathLike; got {named(path)}")
+    return [text_given(os.fspath(path), "a path") for path in listed]
 
 
 def numpy_of(value: Any, what: str) -> NDArray[Any]:
@@ -51,7 +86,7 @@ def token_array(tokens: Any, what: str) -> NDArray[np.int32]:
             wrong = int(array.min()) if int(array.min()) < 0 else int(array.max())
             raise ValueError(f"{what}: token id {wrong} is outside of every vocabulary")
         array = array.astype(np.int32)
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # of a number, too, which then has no shape
 
 
 class Tokenizer:
@@ -70,21 +105,21 @@ class Tokenizer:
     """
 
     def __init__(self, folder: Path):
-        self.folder = os.fspath(folder)
+        self.folder = text_given(os.fspath(folder), "folder")
         self._tokenizer = _hetmem.Tokenizer(self.folder)
 
     def encode(self, text: str, add_special_tokens: bool = False) -> NDArray[np.int32]:
         """Token ids of a text, int32 [n]; with those that the template puts around a prompt on demand."""
-        return self._tokenizer.encode(text, add_special_tokens)
+        return self._tokenizer.encode(text_given(text, "text"), bool(add_special_tokens))
 
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
         """The text of token ids [n]; bytes that are no UTF-8 are replaced."""
         array = token_array(ids, "ids").reshape(-1)
-        return self._tokenizer.decode(array, skip_special_tokens).decode("utf-8", errors="replace")
+        return self._tokenizer.decode(array, bool(skip_special_tokens)).decode("utf-8", errors="replace")
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary spells it, or None."""
-        return self._tokenizer.id_of(token)
+        return self._tokenizer.id_of(text_given(token, "token"))
 
     def __len__(self) -> int:
         """One more than the largest id."""
@@ -115,7 +150,11 @@ class Tokens:
             if step <= 0:
                 raise ValueError("a slice of Tokens goes forward")
             return self._stream.read(first, max(0, end - first))[::step]
-        at = index + len(self) if index < 0 else index
+        try:
+            at = operator.index(index)
+        except TypeError:
+            raise TypeError(f"a position in Tokens is an int or a slice; got {named(index)}") from None
+        at += len(self) if at < 0 else 0
         if not 0 <= at < len(self):
             raise IndexError(f"position {index} of {len(self)} tokens")
         return int(self._stream.read(at, 1)[0])
@@ -138,11 +177,11 @@ def load_tokens(paths: Path | Sequence[Path], model: Path | None = None, glob: s
         glob: which files of a folder count.
 
     Raises:
+        TypeError: paths are none.
         ValueError: a path is not there, nothing matches, or a file is no data; the message names it.
     """
-    several = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    listed = [os.fspath(path) for path in several]
-    return Tokens(_hetmem.TokenStream(listed, glob, os.fspath(model) if model is not None else ""))
+    folder = text_given(os.fspath(model), "model") if model is not None else ""
+    return Tokens(_hetmem.TokenStream(paths_given(paths, "load_tokens"), text_given(glob, "glob"), folder))
 
 
 def token_stream(data: Any, what: str) -> NDArray[np.int32]:
@@ -155,17 +194,21 @@ def token_stream(data: Any, what: str) -> NDArray[np.int32]:
     return stream
 
 
+def are_paths(data: Any) -> bool:
+    """A path, or a list of them, rather than token ids; an empty list is one."""
+    if isinstance(data, (list, tuple)):
+        return len(data) == 0 or isinstance(data[0], (str, os.PathLike))
+    return isinstance(data, (str, os.PathLike))
+
+
 @contextlib.contextmanager
 def data_paths(data: Any, what: str, vocabulary: int) -> Iterator[list[str]]:
     """Paths, Tokens or a one-dimensional array of token ids as paths of files, while they are used."""
     if isinstance(data, Tokens):
         yield data.files
         return
-    if isinstance(data, (str, os.PathLike)):
-        yield [os.fspath(data)]
-        return
-    if isinstance(data, (list, tuple)) and data and isinstance(data[0], (str, os.PathLike)):
-        yield [os.fspath(path) for path in data]
+    if are_paths(data):
+        yield paths_given(data, what)
         return
     import tempfile  # here: it takes longer to import than the rest of this package
 

@@ -111,7 +111,10 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value)
+        text = os.fspath(value)
+        if isinstance(text, str):
+            text.encode()  # refuses surrogates, which UTF-8 does not have
+            return text
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a number of NumPy
         return text_of(value.item())
     if isinstance(value, (int, float)):
@@ -131,20 +134,48 @@ def values_of(options: Mapping[str, Any]) -> dict[str, list[str]]:
             values[name] = [text_of(item) for item in value] if many else [text_of(value)]
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return values
+
+
+def known(values: dict[str, list[str]], command: str) -> dict[str, list[str]]:
+    """The values, if each is of an option of the command.
+
+    Raises:
+        ValueError: one is not; the message names the option that is nearest.
+    """
+    names = {row["name"] for row in option_table(command)}
+    if command == "train":
+        names |= set(_hetmem.later_options())  # which are refused in other words
+    names = {name.replace("-", "_") for name in names}
+    for name in (given.replace("-", "_") for given in values):
+        if name in names:
+            continue
+        import difflib  # here: few need it
+
+        near = difflib.get_close_matches(name.lower(), sorted(names), 1, 0.65)
+        hint = f"did you mean {near[0]}? " if near else ""
+        table = "" if command == "train" else f'"{command}"'
+        raise ValueError(f'unknown option "{name}"; {hint}hetmem.option_table({table}) lists them')
     return values
 
 
 def configured(config: Path | Mapping[str, Any] | None, options: Mapping[str, Any]) -> dict[str, list[str]]:
     """values_of() keywords over those of a configuration: a YAML file of options, or a mapping."""
     if config is None:
-        return values_of(options)
+        return known(values_of(options), "train")
     if isinstance(config, Mapping):
+        for name in config:
+            if not isinstance(name, str):
+                raise TypeError(f"config: {name!r} of type {type(name).__name__} is no name of an option")
         given = {name.replace("_", "-"): texts for name, texts in values_of(config).items()}
         if len(given) < len(config):
             raise ValueError("config gives an option twice, with _ and with -; give it once")
     else:
         given = _hetmem.read_config_file(os.fspath(config))
-    return given | {name.replace("_", "-"): texts for name, texts in values_of(options).items()}
+    own = {name.replace("_", "-"): texts for name, texts in values_of(options).items()}
+    return known(given | own, "train")
 
 
 def signature_of(positional: list[str], command: str, optional: Iterable[str] = (),

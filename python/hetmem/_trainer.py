@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Union
 
 import numpy as np
 
 from hetmem import _hetmem
-from hetmem._data import Tokens, data_paths, load_tokens, numpy_of, token_array, token_stream
-from hetmem._options import configured, options_text, signature_of, values_of
+from hetmem._data import (Tokens, are_paths, data_paths, load_tokens, named, numpy_of, text_given,
+                          token_array, token_stream)
+from hetmem._options import configured, known, options_text, signature_of, values_of
 from hetmem._results import EvalResult, Plan, StepResult, TrainResult, size_text
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ def generate(model: Path, prompt: str, **options: Unpack[GenerateOptions]) -> st
 
     Raises:
         OutOfBudget: weights and cache are larger than device_memory.
+        TypeError: the prompt is no text.
         ValueError: an option, the model or its tokenizer is not what it must be.
     """
-    return _hetmem.generate(values_of({"model": model, "prompt": prompt, **options}))
+    text_given(prompt, "prompt")
+    return _hetmem.generate(known(values_of({"model": model, "prompt": prompt, **options}), "generate"))
 
 
 class Parameters(Mapping[str, "NDArray[np.float32]"]):
@@ -80,6 +83,7 @@ class Parameters(Mapping[str, "NDArray[np.float32]"]):
         self._shapes = {name: shape for name, shape, _ in trainer.tensors()}
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
+        self.shape(name)  # KeyError where there is none
         return self._trainer.read(name)
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -204,9 +208,9 @@ class Trainer:
         Args:
             data: token ids [sequences, T + 1], any number of sequences; or what train() takes.
         """
-        if not isinstance(data, (Tokens, str, os.PathLike)):
-            array = None if _are_paths(data) else token_array(data, "the tokens of an evaluation")
-            if array is not None and array.ndim == 2:
+        if not isinstance(data, Tokens) and not are_paths(data):
+            array = token_array(data, "the tokens of an evaluation")
+            if array.ndim == 2:
                 if array.shape[1] != self._width:
                     raise ValueError(f"an evaluation takes sequences of {self._width} tokens, an array "
                                      f"[n, {self._width}]; got shape {list(array.shape)}")
@@ -226,6 +230,10 @@ class Trainer:
         Raises:
             ValueError: the data are shorter than a step, or no stream.
         """
+        if are_paths(data):
+            raise TypeError("batches takes tokens; hetmem.load_tokens makes them of files")
+        if first < 0:
+            raise ValueError(f"first is {first}; it must be a whole number of at least 0")
         stream = data if isinstance(data, Tokens) else token_stream(data, "data")
         length = self._width - 1
         windows = (len(stream) - 1) // length
@@ -276,7 +284,10 @@ class Trainer:
             NonFinite: as of step().
             OSError: the data or `out` failed.
         """
-        calls = [callbacks] if callable(callbacks) else list(callbacks)
+        one = callable(callbacks) or not isinstance(callbacks, Iterable)
+        calls: list[Any] = [callbacks] if one else list(callbacks)  # type: ignore[arg-type]
+        if not all(map(callable, calls)):
+            raise TypeError(f"callbacks are a function or several; got {named(callbacks)}")
         from_here, values = self._span(steps, epochs)
         if eval_steps is not None:
             values |= values_of({"eval-steps": eval_steps})
@@ -328,8 +339,9 @@ class Trainer:
             **options: those of hetmem.generate; device and threads are by default the trainer's.
         """
         own = {name: self._options[name] for name in ("device", "threads") if self._options[name]}
+        text_given(prompt, "prompt")
         values = values_of({"model": self._options["model"][0], "prompt": prompt, **options})
-        return self._trainer.generate(own | values)
+        return self._trainer.generate(own | known(values, "generate"))
 
     def save(self, folder: Path, *, checkpoint: bool = False, overwrite: bool = False) -> None:
         """Writes a model folder, which `from_pretrained` reads. It appears complete or not at all.
@@ -410,10 +422,6 @@ def _require_model(model: Path | None, config: Config | None) -> None:
 def _is_false(answer: Any) -> bool:
     """Of Python or of NumPy; None and everything else let a training go on."""
     return isinstance(answer, (bool, np.bool_)) and not answer
-
-
-def _are_paths(data: Any) -> bool:
-    return isinstance(data, (list, tuple)) and len(data) > 0 and isinstance(data[0], (str, os.PathLike))
 
 
 class _Progress:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import types
 
 import hetmem
 import numpy as np
@@ -56,6 +57,72 @@ def test_unknown_options_and_values_that_are_none(models):
         hetmem.Trainer()
     hetmem.Trainer(models["gpt2"], learning_rate=np.float64(1e-3), batch_size=np.int32(2), steps=None,
                    sequence_length=33).close()
+
+
+@pytest.mark.parametrize("options,near", [
+    ({"batchsize": 2}, "batch_size"), ({"learning_rates": 1e-3}, "learning_rate"), ({"gpu": True}, None)])
+def test_an_unknown_option_is_told_of_the_nearest(models, options, near):
+    name = next(iter(options))
+    hint = f"did you mean {near}[?] " if near else ""
+    match = f'^unknown option "{name}"; {hint}hetmem.option_table.. lists them$'
+    model = models["gpt2"]
+    for call in (lambda: hetmem.Trainer(model, **options), lambda: hetmem.plan(model, **options),
+                 lambda: hetmem.Trainer(config={"model": model} | options)):
+        with pytest.raises(ValueError, match=match):
+            call()
+    match = '"max_token"; did you mean max_new_tokens[?] hetmem.option_table."generate". lists them'
+    with pytest.raises(ValueError, match=match):
+        hetmem.generate(model, "text", max_token=2)
+
+
+SURROGATE = "a\udcff"  # what Python makes of a file name that is no UTF-8
+
+
+@pytest.mark.parametrize("call,error,match", [
+    (lambda h: h.tokenizer.encode(5), TypeError, "text is a str; got 5 of type int"),
+    (lambda h: h.tokenizer.encode(b"text"), TypeError, "text is a str; got b'text' of type bytes"),
+    (lambda h: h.tokenizer.encode(SURROGATE), ValueError, "surrogates not allowed"),
+    (lambda h: h.tokenizer.token_to_id(5), TypeError, "token is a str; got 5 of type int"),
+    (lambda h: h.tokens[1.0], TypeError, "a position in Tokens is an int or a slice; got 1.0 of type float"),
+    (lambda h: h.tokens["1"], TypeError, "a position in Tokens is an int or a slice; got '1' of type str"),
+    (lambda h: hetmem.load_tokens([]), ValueError, "load_tokens got no path; give files or folders"),
+    (lambda h: hetmem.load_tokens(5), TypeError, "load_tokens takes a path or several, .*; got 5 of type int"),
+    (lambda h: hetmem.load_tokens(["a", 5]), TypeError, "load_tokens takes paths, .*; got 5 of type int"),
+    (lambda h: hetmem.load_tokens("a", glob=5), TypeError, "glob is a str; got 5 of type int"),
+    (lambda h: hetmem.load_tokens(SURROGATE), ValueError, "surrogates not allowed"),
+    (lambda h: hetmem.load_tokens(h.empty), ValueError, "0 tokens, a window needs 2; give more data$"),
+    (lambda h: hetmem.generate(h.model, 5), TypeError, "prompt is a str; got 5 of type int"),
+    (lambda h: hetmem.generate(h.model, None), TypeError, "prompt is a str; got None of type NoneType"),
+    (lambda h: hetmem.Trainer(SURROGATE), ValueError, "model: .* surrogates not allowed"),
+    (lambda h: hetmem.Trainer(config={5: 5}), TypeError, "config: 5 of type int is no name of an option"),
+    (lambda h: h.trainer.generate(5), TypeError, "prompt is a str; got 5 of type int"),
+    (lambda h: h.trainer.train([]), ValueError, "data got no path; give files or folders"),
+    (lambda h: h.trainer.train(5), ValueError, "data are one stream of tokens, an array .n.; got shape "),
+    (lambda h: h.trainer.train(h.tokens, callbacks=5), TypeError, "callbacks are .*; got 5 of type int"),
+    (lambda h: h.trainer.train(h.tokens, callbacks=[5]), TypeError, "callbacks are .*; got .5. of type list"),
+    (lambda h: h.trainer.evaluate([]), ValueError, "got no path; give files or folders"),
+    (lambda h: next(h.trainer.batches("texts/")), TypeError, "load_tokens makes them of files"),
+    (lambda h: next(h.trainer.batches(h.tokens, first=-1)), ValueError, "first is -1"),
+    (lambda h: h.trainer.parameters()[5], KeyError, "5"),
+])
+def test_what_is_of_another_kind_is_said(holder, call, error, match):
+    """In words of the package, not of what binds it to C++; and before anything is done."""
+    with pytest.raises(error, match=match) as raised:
+        call(holder)
+    assert "incompatible" not in str(raised.value)
+    assert holder.trainer.steps_done == 0
+
+
+@pytest.fixture(scope="module")
+def holder(models, tmp_path_factory):
+    """One of each thing."""
+    base = tmp_path_factory.mktemp("holder")
+    model = add_tokenizer(base / "model", models["gpt2"])
+    with hetmem.Trainer(model, **RUN) as trainer:
+        yield types.SimpleNamespace(
+            model=model, trainer=trainer, tokenizer=hetmem.Tokenizer(model),
+            tokens=hetmem.load_tokens(write_tokens(base / "a.bin", np.arange(200))),
+            empty=write_tokens(base / "empty.bin", np.arange(0)))
 
 
 def test_a_loss_that_is_not_finite(models, data):
