@@ -193,9 +193,9 @@ void append_machine_and_output(std::vector<Option>& table) {
   table.push_back(disk_folders({"disk", memory, "DIR[,DIR]", "none",
                                 "folders for chunks that the host has no room for, used side by "
                                 "side; files are removed at the end"}));
-  table.push_back(bytes({"disk-memory", memory, "SIZE", "0; with --disk: auto",
-                         "hard budget on disk, in equal parts for the folders; auto: up to 90 % of "
-                         "what is free"},
+  table.push_back(bytes({"disk-memory", memory, "SIZE", "0",
+                         "hard budget on disk, in equal parts for the folders; auto (with --disk "
+                         "alone, too): up to 90 % of what is free"},
                         &C::disk_memory));
   table.push_back(boolean({"encrypt-disk", memory, "", "off",
                            "AES-256-GCM over what is on disk; checkpoints stay plain"},
