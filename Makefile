@@ -14,8 +14,10 @@ test: packages
 	cd build && ctest --output-on-failure -j $(JOBS)
 	$(PYTEST) -m "not slow" tests/python
 
-# With a browser, in which the run report is looked at; without one those tests are skipped.
+# With what builds the site, and a browser, in which the run report is looked at; without one those
+# tests are skipped.
 test-slow: test
+	@scripts/make_venv.sh docs
 	@scripts/install_packages.sh chromium-headless-shell
 	$(PYTEST) -m slow tests/python
 	$(PYTEST) tests/python/test_report.py

@@ -1,6 +1,7 @@
 """An installed hetmem serves find_package(hetmem): a small program is built against it and run."""
 
 import math
+import os
 import subprocess
 
 from conftest import BINARY, CONFIGS, ROOT, VOCABULARY, make_model
@@ -22,6 +23,15 @@ def test_an_installed_hetmem_is_found(models, tmp_path):
     assert int(parameters) == sum(p.numel() for p in make_model(CONFIGS["llama"]()).parameters())
     assert abs(float(loss) - math.log(VOCABULARY)) < 1  # random weights: near uniform
     assert run(tmp_path / "prefix" / "bin" / "hetmem", "--version").startswith("hetmem 0.1.0")
+
+
+def test_the_slow_tests_have_what_they_need():
+    """One of them builds the site, and would be skipped where nothing does."""
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    lines = subprocess.run(["make", "-n", "test-slow"], cwd=ROOT, env=environment, capture_output=True,
+                           text=True, check=True).stdout
+    before = lines[:lines.index("pytest -q -m slow")]
+    assert "scripts/make_venv.sh test\n" in before and "scripts/make_venv.sh docs\n" in before
 
 
 def test_layers():
