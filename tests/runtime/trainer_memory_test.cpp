@@ -225,14 +225,14 @@ TEST(TrainerMemory, WhatARunHoldsCountsAsFreeForIt) {
 }
 
 TEST(TrainerMemory, BudgetsChangeInTheMiddleOfARun) {
-  constexpr int64_t kSteps = 24;
+  constexpr int64_t kTaken = 24;
   const ModelFolder folder(tiny_model("qwen3_tied"));
   TrainConfig config = tiny_config(folder);
   config.gradient_accumulation_steps = 2;
-  const Outcome expected = train(config, kSteps);
+  const Outcome expected = train(config, kTaken);
   const std::vector<int64_t> budgets = device_budgets(config, 4);
   const int64_t least = budgets.front();
-  Trainer trainer(config, kSteps);
+  Trainer trainer(config, kTaken);
   Outcome outcome;
   int64_t steps = 0;
   // Shrinks, grows, before the warm-up step, after it, and twice between two steps.
@@ -256,7 +256,7 @@ TEST(TrainerMemory, BudgetsChangeInTheMiddleOfARun) {
     trainer.set_budget(kPlenty, kPlenty);
     trainer.set_budget(least, kPlenty);
   }
-  ASSERT_EQ(trainer.steps_done(), kSteps);
+  ASSERT_EQ(trainer.steps_done(), kTaken);
   outcome.state = state_of(trainer);
   EXPECT_TRUE(outcome == expected);
 }
