@@ -15,30 +15,23 @@ namespace {
 // reading without.
 constexpr int64_t kLeastBlock = 4096;
 
-CopyDirection direction_from(bool on_device) {
-  return on_device ? CopyDirection::kToHost : CopyDirection::kWithin;
-}
-
-// Nothing where a tier has no room for it.
-template <typename Make>
-auto where_it_fits(const Make& make) -> std::optional<decltype(make())> {
-  try {
-    return make();
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kDoesNotFit) throw;
-    return std::nullopt;
-  }
+CopyDirection direction_of(MemorySpace from, MemorySpace to) {
+  if (from == to) return CopyDirection::kWithin;
+  return from == MemorySpace::kDevice ? CopyDirection::kToHost : CopyDirection::kToDevice;
 }
 
 }  // namespace
 
 ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& transfers)
     : chunks_(chunks),
-      host_(host),
+      rooms_{{&host, MemorySpace::kHost}},
       page_(chunks.disk()),
       reading_(transfers.make_stream("checkpoint")),
       sparing_(transfers.make_stream("spare copies")) {
   HETMEM_ASSERT(chunks.snapshot_ == nullptr);
+  // On the processor both tiers are in one memory.
+  const bool one_memory = reading_->kind() == DeviceKind::kCpu;
+  if (one_memory) rooms_.push_back({&chunks.tiers_.device, MemorySpace::kDevice});
   for (int c = 0; c < static_cast<int>(chunks.layout().chunks.size()); ++c) {
     const ChunkShape& shape = chunks.layout().chunks[static_cast<size_t>(c)];
     const int lists = chunks.lists(c);
@@ -52,6 +45,20 @@ ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& t
   }
   given_back_ = unread_ == 0;
   chunks.snapshot_ = this;
+}
+
+// What make() makes in the first of the rooms that it fits in.
+template <typename Make>
+auto ChunkSnapshot::first_that_fits(const Make& make) const
+    -> std::optional<decltype(make(std::declval<const Room&>()))> {
+  for (const Room& room : rooms_) {
+    try {
+      return make(room);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kDoesNotFit) throw;
+    }
+  }
+  return std::nullopt;
 }
 
 ChunkSnapshot::~ChunkSnapshot() { chunks_.snapshot_ = nullptr; }
@@ -94,8 +101,8 @@ void ChunkSnapshot::make_blocks() {
   int64_t elements = ChunkManager::kBlock;
   while (elements / 2 >= largest) elements /= 2;
   while (chunks_.disk() == nullptr) {
-    std::optional<Reservation> room =
-        where_it_fits([&] { return host_.reserve(elements * bytes, MemoryKind::kStaging); });
+    std::optional<Reservation> room = first_that_fits(
+        [&](const Room& of) { return of.tier->reserve(elements * bytes, MemoryKind::kStaging); });
     if (room) blocks_ = std::move(*room);
     if (room || elements == kLeastBlock) break;
     elements /= 2;
@@ -121,7 +128,7 @@ void ChunkSnapshot::read_block(ChunkList list, int chunk, int64_t first, int64_t
   State& state = states_[static_cast<size_t>(chunk)];
   const TensorView& home = state.lists.at(static_cast<size_t>(list));
   const auto* source = static_cast<const char*>(home.data);
-  CopyDirection direction = direction_from(home.space == MemorySpace::kDevice);
+  MemorySpace space = home.space;
   bool from_spare = false;
   {
     const std::lock_guard lock(mutex_);
@@ -130,7 +137,7 @@ void ChunkSnapshot::read_block(ChunkList list, int chunk, int64_t first, int64_t
     if (from_spare) {
       const auto* base = static_cast<const char*>(state.lists.front().data);  // the first list
       source = static_cast<const char*>(state.spare->data()) + (source - base);
-      direction = CopyDirection::kWithin;
+      space = state.spare->space();
       reading_->wait(state.copied);
     } else {
       state.reading = true;
@@ -140,7 +147,8 @@ void ChunkSnapshot::read_block(ChunkList list, int chunk, int64_t first, int64_t
   if (source == nullptr) {
     page_.read(chunks_.pages(list, chunk), dtype, first, count, to);
   } else {
-    reading_->copy(to, source + list_bytes(dtype, first), list_bytes(dtype, count), direction);
+    reading_->copy(to, source + list_bytes(dtype, first), list_bytes(dtype, count),
+                   direction_of(space, MemorySpace::kHost));
     reading_->synchronize();
   }
   if (from_spare) sparing_->check();  // what was waited for may have failed
@@ -215,8 +223,8 @@ void ChunkSnapshot::before_change(int chunk, const TensorView& there, Stream& st
 
 std::optional<Buffer> ChunkSnapshot::find_room(int chunk) {
   if (chunks_.any_on_disk(chunk)) return std::nullopt;
-  return where_it_fits([&] {
-    return Buffer(host_, chunks_.state_bytes(chunk), MemoryKind::kStaging, MemorySpace::kHost);
+  return first_that_fits([&](const Room& room) {
+    return Buffer(*room.tier, chunks_.state_bytes(chunk), MemoryKind::kStaging, room.space);
   });
 }
 
@@ -225,7 +233,7 @@ void ChunkSnapshot::copy_to(Buffer spare, State& state, Stream& stream) {
   const int64_t bytes = state.spare->bytes();
   not_copied_ = true;  // where what follows throws
   sparing_->copy(state.spare->data(), state.lists.front().data, bytes,
-                 direction_from(state.lists.front().space == MemorySpace::kDevice));
+                 direction_of(state.lists.front().space, state.spare->space()));
   state.copied = sparing_->record();
   stream.wait(state.copied);
   not_copied_ = false;

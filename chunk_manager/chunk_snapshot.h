@@ -1,9 +1,10 @@
 // ChunkSnapshot: the weights and moments of all chunks as they are when it is made, for one reader
 // on a thread of its own while training goes on (copy on write). Nothing is copied beforehand. A
 // chunk that is about to change and that the reader has not passed is copied to spare host memory
-// where its tier has room; where it has none, or parts of the chunk are on disk, the change waits
-// until the reader has passed. The blocks that are read into are reserved there, too, beside what
-// staging_bytes() has of them: the less room there is, the smaller they are.
+// where its tier has room (on the processor to spare device memory, too); where there is none, or
+// parts of the chunk are on disk, the change waits until the reader has passed. The blocks that are
+// read into are reserved there, too, beside what staging_bytes() has of them: the less room there
+// is, the smaller they are.
 //
 //   auto snapshot = trainer.snapshot();                      // between two steps
 //   std::thread reader([&] { snapshot->read(ChunkList::kWeights, tensor, sink); ... });
@@ -19,6 +20,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "chunk_manager/chunk_manager.h"
@@ -75,8 +77,17 @@ class ChunkSnapshot {
   template <typename Condition>
   void wait_until(std::unique_lock<std::mutex>& lock, const Condition& condition);
 
+  // Where spare memory may be.
+  struct Room {
+    Tier* tier;
+    MemorySpace space;
+  };
+  template <typename Make>
+  auto first_that_fits(const Make& make) const
+      -> std::optional<decltype(make(std::declval<const Room&>()))>;
+
   ChunkManager& chunks_;
-  Tier& host_;
+  std::vector<Room> rooms_;  // the first that has room is taken
   // Of the reader, from its first block on: a block, and the halves of one that is split.
   Reservation blocks_;
   std::vector<float> block_;

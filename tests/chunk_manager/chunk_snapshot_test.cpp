@@ -95,6 +95,19 @@ TEST(ChunkSnapshot, ReservesSpareCopiesBesideThat) {
   EXPECT_EQ(at.taken(), 0);
 }
 
+// On the processor a host that is full is helped by the device.
+TEST(ChunkSnapshot, TakesRoomOfTheDeviceWhereBothAreOneMemory) {
+  SnapshotMachine at(small_layout(), 0);
+  at.machine.device.set_budget(1 << 20);
+  for (int c = 0; c < at.machine.count(); ++c) at.change(c);
+  EXPECT_EQ(at.snapshot->chunks_without_room(), 0);
+  EXPECT_EQ(at.machine.device.used(), at.snapshot->spared_bytes());
+  EXPECT_EQ(at.taken(), 0);
+  EXPECT_GT(at.read_all(), 0);
+  EXPECT_EQ(at.machine.device.used(), 0);
+  EXPECT_EQ(at.machine.host.peak(), at.before);
+}
+
 // Without any room it reads all the same, a little at a time.
 TEST(ChunkSnapshot, ReadsWithoutRoom) {
   SnapshotMachine at(layout_of_large_pieces(true), 0);
