@@ -38,7 +38,7 @@ struct PageOfChunk {
 
 class PageTransfers {
  public:
-  // Reserves the ring in `host`; the chunks have a disk. Throws Error (kDoesNotFit).
+  // Reserves the rings in `host`; the chunks have a disk. Throws Error (kDoesNotFit).
   PageTransfers(ChunkManager& chunks, Tier& host);
   static int64_t staging_bytes();
 

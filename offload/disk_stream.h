@@ -1,5 +1,5 @@
 // DiskStream: reads and writes of a DiskTier as the ordered work of a stream, so that the lanes of
-// an executor wait for them and are waited for by events. One stream reads, another writes.
+// an executor wait for them and are waited for by events.
 //
 //   DiskStream reads("disk read", disk);
 //   reads.wait(slot_is_free);

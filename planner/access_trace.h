@@ -73,7 +73,7 @@ struct CopyRates {
   double to_host = 0;
   double disk_read = 0;
   double disk_write = 0;
-  double disk_both = 0;  // of reads and writes together; 0: neither takes from the other
+  double disk_both = 0;  // of as much of each at once; 0: neither takes from the other
 };
 
 }  // namespace hetmem

@@ -20,6 +20,15 @@ double copy_seconds(int64_t bytes, double rate) {
   return rate > 0 ? static_cast<double>(bytes) / rate : 0.0;
 }
 
+// Of reads and writes that share the disk. `disk_both` is that of as much of each, which takes this
+// share of what they take one after the other.
+double both_seconds(const DiskUse& use, const CopyRates& rates) {
+  if (rates.disk_both <= 0 || rates.disk_read <= 0 || rates.disk_write <= 0) return 0;
+  const double share = 2 / rates.disk_both / (1 / rates.disk_read + 1 / rates.disk_write);
+  return std::min(1.0, share) *
+         (copy_seconds(use.read, rates.disk_read) + copy_seconds(use.written, rates.disk_write));
+}
+
 // Every lane goes through its actions in order, cycle after cycle: a step is a cycle.
 class Clock {
  public:
@@ -66,7 +75,7 @@ class Clock {
     result_.traffic.disk_write += use.written;
     disk_seconds_.push_back({copy_seconds(use.read, rates_.disk_read),
                              copy_seconds(use.written, rates_.disk_write),
-                             copy_seconds(use.read + use.written, rates_.disk_both)});
+                             both_seconds(use, rates_)});
     result_.busy[kDiskRead] += disk_seconds_.back()[0];
     result_.busy[kDiskWrite] += disk_seconds_.back()[1];
     result_.disk_busy += disk_seconds_.back()[2];
@@ -319,8 +328,7 @@ Simulation simulate(const AccessTrace& trace, const Plan& plan, const CopyRates&
 
 double disk_seconds(const DiskUse& use, const CopyRates& rates) {
   return std::max({copy_seconds(use.read, rates.disk_read),
-                   copy_seconds(use.written, rates.disk_write),
-                   copy_seconds(use.read + use.written, rates.disk_both)});
+                   copy_seconds(use.written, rates.disk_write), both_seconds(use, rates)});
 }
 
 }  // namespace hetmem

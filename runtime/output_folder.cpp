@@ -176,7 +176,12 @@ void OutputFolder::find_old_run(const TrainConfig& config) {
   needed.insert(needed.end(), config.eval_data.begin(), config.eval_data.end());
   needed.push_back(config.model);
   old_run_ = written_by_runs(path_);
+  const bool stepped = type_of(fs::path(path_) / "metrics.jsonl") != fs::file_type::not_found;
   for (const fs::path& removed : old_run_) {
+    // It may be the one that somebody has written for this run.
+    if (removed.filename() == "config.yaml" && !stepped) {
+      refuse_to_remove(removed, "is beside no metrics.jsonl; move it away or choose another --out");
+    }
     for (const std::string& path : needed) {
       if (is_inside(path, removed)) refuse_to_remove(path, "this run reads; choose another --out");
     }

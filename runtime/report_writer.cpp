@@ -46,9 +46,10 @@ std::vector<std::pair<std::string, std::string>> describe_machine(const TrainCon
   lines.emplace_back("link", rate_text(rates.copies.to_device) + " to the device, " +
                                  rate_text(rates.copies.to_host) + " to the host");
   if (rates.copies.disk_read > 0 && !config.disk.empty()) {
-    lines.emplace_back("disk", rate_text(rates.copies.disk_read) + " read, " +
-                                   rate_text(rates.copies.disk_write) + " written, " +
-                                   rate_text(rates.copies.disk_both) + " of both together");
+    std::string disk = rate_text(rates.copies.disk_read) + " read, " +
+                       rate_text(rates.copies.disk_write) + " written";
+    if (rates.copies.disk_both > 0) disk += ", " + rate_text(rates.copies.disk_both) + " at once";
+    lines.emplace_back("disk", disk);
   }
   lines.emplace_back("these rates are", rates.source);
   return lines;

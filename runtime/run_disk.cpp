@@ -119,7 +119,7 @@ std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets
   return std::make_unique<DiskTier>(options, host);
 }
 
-void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
+bool measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
   // More than what a disk takes at once into memory of its own, where that takes not too long.
   constexpr size_t kSlots = 128;
   constexpr size_t kPages = 12;
@@ -133,7 +133,7 @@ void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
       break;
     }
   }
-  if (slots.size() < 2) return;
+  if (slots.size() < 2) return false;
   const size_t pages = std::min(kPages, slots.size());
   Buffer memory(host, static_cast<int64_t>(pages) * kPageBytes, MemoryKind::kStaging,
                 MemorySpace::kHost);
@@ -166,6 +166,7 @@ void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
   rates.disk_both = rate(written, [&](size_t i, char* page) {
     return i % 2 == 0 ? disk.read(slots[i], page, 0) : disk.write(slots[i], page, 1);
   });
+  return true;
 }
 
 }  // namespace hetmem

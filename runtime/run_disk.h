@@ -37,8 +37,9 @@ int64_t disk_file_bytes(const TierBudgets& budgets, const ChunkLayout& layout,
 std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets& budgets,
                                     int64_t bytes, Tier& host);
 
-// Measures what the folders of a tier read and write, in a fraction of a second, with memory that
-// PageTransfers takes later.
-void measure_disk(DiskTier& disk, Tier& host, CopyRates& rates);
+// Measures what the folders of a tier read and write, for a quarter of a second each and of both,
+// or the time of 24 MiB where that is longer, with memory that PageTransfers takes later. False:
+// the tier has no room for it.
+bool measure_disk(DiskTier& disk, Tier& host, CopyRates& rates);
 
 }  // namespace hetmem

@@ -167,8 +167,7 @@ std::unique_ptr<DiskTier> Trainer::State::make_disk() {
   const int64_t bytes = disk_file_bytes(budgets, programs.layout, moments_of(config.optimizer));
   std::unique_ptr<DiskTier> made = open_disk(config, budgets, bytes, host);
   if (made && config.machine.empty()) {
-    measure_disk(*made, host, rates.copies);
-    rates.disk_measured = true;
+    rates.disk_measured = measure_disk(*made, host, rates.copies);
   }
   return made;
 }

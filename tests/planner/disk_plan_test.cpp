@@ -40,8 +40,13 @@ CopyRates rates_with_disk(uint64_t seed) {
 double disk_seconds_of(const Traffic& moved, const CopyRates& rates) {
   const auto read = static_cast<double>(moved.disk_read);
   const auto written = static_cast<double>(moved.disk_write);
-  const double both = rates.disk_both > 0 ? (read + written) / rates.disk_both : 0;
-  return std::max({read / rates.disk_read, written / rates.disk_write, both});
+  const double reading = read / rates.disk_read;
+  const double writing = written / rates.disk_write;
+  if (rates.disk_both == 0) return std::max(reading, writing);
+  // A byte of each takes 2 / disk_both, at most what they take one after the other.
+  const double one_by_one = 1 / rates.disk_read + 1 / rates.disk_write;
+  const double of_each = std::min(one_by_one, 2 / rates.disk_both);
+  return std::max({reading, writing, (reading + writing) * of_each / one_by_one});
 }
 
 TierBudgets budgets_of(int64_t device, int64_t host, int64_t disk, int64_t staging) {
@@ -207,11 +212,18 @@ TEST(DiskPlan, ADiskIsALaneBesideThatOfTheLink) {
   EXPECT_EQ(run.traffic.disk_write, 40);
   EXPECT_DOUBLE_EQ(run.busy[static_cast<size_t>(Lane::kDiskRead)], 50);
   EXPECT_DOUBLE_EQ(run.busy[static_cast<size_t>(Lane::kDiskWrite)], 20);
-  // A disk that moves 1.4 bytes a second in all: the gradient passes alone, but at no more than
-  // that; the step moves 70 bytes.
-  const Simulation shared = simulate(trace, plan, {10, 10, 1, 2, 1.4});
-  EXPECT_DOUBLE_EQ(shared.seconds, 10 + 5 + 5 + 10 / 1.4 + 70 / 1.4);
-  EXPECT_DOUBLE_EQ(shared.disk_busy, 90 / 1.4);
+  // A disk that takes 1.2 s for a byte of each, instead of 1 s and then 0.5 s: four fifths of that.
+  const Simulation shared = simulate(trace, plan, {10, 10, 1, 2, 2 / 1.2});
+  EXPECT_DOUBLE_EQ(shared.seconds, 10 + 5 + 5 + 5 + 0.8 * (40 + 15));
+  EXPECT_DOUBLE_EQ(shared.disk_busy, 0.8 * (50 + 20));
+}
+
+// Reads at 3 GB/s, writes at 0.5, never both at once.
+TEST(DiskPlan, ADiskThatTakesTurnsIsNoSlowerThanItsTurns) {
+  const CopyRates rates{0, 0, 3e9, 0.5e9, 2 / (1 / 3e9 + 1 / 0.5e9)};
+  EXPECT_NEAR(disk_seconds({3'000'000'000, 0}, rates), 1, 1e-12);
+  EXPECT_NEAR(disk_seconds({0, 1'000'000'000}, rates), 2, 1e-12);
+  EXPECT_NEAR(disk_seconds({3'000'000'000, 1'000'000'000}, rates), 3, 1e-12);
 }
 
 // Ops of 15 and 5 s and a step of 1 s, on one processor; moments on disk, a second a byte to read.

@@ -391,6 +391,16 @@ def test_overwriting_refuses_to_remove_it(models, data, old_run, name, way):
     assert sorted(old_run.rglob("*")) == before
 
 
+def test_overwriting_leaves_the_configuration_of_somebody(models, data, tmp_path):
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / "config.yaml").write_text("# mine\nsteps: 1\n")
+    error = train(models["gpt2"], data, out, expect=2, config=out / "config.yaml",
+                  overwrite_output_dir=True, **RUN)
+    assert "config.yaml, which is beside no metrics.jsonl" in error
+    assert (out / "config.yaml").read_text() == "# mine\nsteps: 1\n"
+
+
 def test_a_run_that_is_given_up_removes_nothing_of_others(models, data, tmp_path):
     """Another one has its folder beside it by then, in one that this run has made."""
     runs = tmp_path / "runs"
