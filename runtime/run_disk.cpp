@@ -24,6 +24,8 @@ namespace {
 constexpr int64_t kLaneBytes = int64_t{8} << 20;
 constexpr int64_t kLeastPiece = int64_t{128} << 10;
 
+constexpr size_t kMeasuredAtOnce = 12;  // pages
+
 int folders_of(const TrainConfig& config) {
   return std::max(1, static_cast<int>(config.disk.size()));  // a plan may do without their names
 }
@@ -122,7 +124,6 @@ std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets
 bool measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
   // More than what a disk takes at once into memory of its own, where that takes not too long.
   constexpr size_t kSlots = 128;
-  constexpr size_t kPages = 12;
   constexpr double kEnoughSeconds = 0.25;
   std::vector<DiskSlot> slots;
   for (size_t i = 0; i < kSlots; ++i) {
@@ -134,8 +135,7 @@ bool measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
     }
   }
   if (slots.size() < 2) return false;
-  const size_t pages = std::min(kPages, slots.size());
-  Buffer memory(host, static_cast<int64_t>(pages) * kPageBytes, MemoryKind::kStaging,
+  Buffer memory(host, static_cast<int64_t>(kMeasuredAtOnce) * kPageBytes, MemoryKind::kStaging,
                 MemorySpace::kHost);
   memory.populate();
   // Of start(0, page), start(1, page) ... start(most - 1, page), as many as there is time for, of
@@ -146,14 +146,14 @@ bool measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
     const auto seconds = [&] {
       return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     };
-    std::vector<DiskOperation> under_way(pages);
-    for (done = 0; done < most && (done < pages || seconds() < kEnoughSeconds); ++done) {
-      DiskOperation& at = under_way[done % pages];
-      if (done >= pages) at.wait();
+    std::vector<DiskOperation> under_way(kMeasuredAtOnce);
+    for (done = 0; done < most && (done < kMeasuredAtOnce || seconds() < kEnoughSeconds); ++done) {
+      DiskOperation& at = under_way[done % kMeasuredAtOnce];
+      if (done >= kMeasuredAtOnce) at.wait();
       at = start(done, static_cast<char*>(memory.data()) +
-                           static_cast<int64_t>(done % pages) * kPageBytes);
+                           static_cast<int64_t>(done % kMeasuredAtOnce) * kPageBytes);
     }
-    for (size_t i = 0; i < std::min(done, pages); ++i) under_way[i].wait();
+    for (size_t i = 0; i < std::min(done, kMeasuredAtOnce); ++i) under_way[i].wait();
     return static_cast<double>(done) * static_cast<double>(DiskTier::stored_bytes(kPageBytes)) /
            std::max(seconds(), 1e-9);
   };
