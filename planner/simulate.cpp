@@ -1,6 +1,7 @@
 #include "planner/simulate.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
 
@@ -27,6 +28,12 @@ double both_seconds(const DiskUse& use, const CopyRates& rates) {
   const double share = 2 / rates.disk_both / (1 / rates.disk_read + 1 / rates.disk_write);
   return std::min(1.0, share) *
          (copy_seconds(use.read, rates.disk_read) + copy_seconds(use.written, rates.disk_write));
+}
+
+// Of reads, of writes, and of both where they share the disk.
+std::array<double, 3> disk_parts(const DiskUse& use, const CopyRates& rates) {
+  return {copy_seconds(use.read, rates.disk_read), copy_seconds(use.written, rates.disk_write),
+          both_seconds(use, rates)};
 }
 
 // Every lane goes through its actions in order, cycle after cycle: a step is a cycle.
@@ -73,9 +80,7 @@ class Clock {
     const DiskUse use = disk_use(trace_, plan_, action);
     result_.traffic.disk_read += use.read;
     result_.traffic.disk_write += use.written;
-    disk_seconds_.push_back({copy_seconds(use.read, rates_.disk_read),
-                             copy_seconds(use.written, rates_.disk_write),
-                             both_seconds(use, rates_)});
+    disk_seconds_.push_back(disk_parts(use, rates_));
     result_.busy[kDiskRead] += disk_seconds_.back()[0];
     result_.busy[kDiskWrite] += disk_seconds_.back()[1];
     result_.disk_busy += disk_seconds_.back()[2];
@@ -296,10 +301,9 @@ class Clock {
   const size_t size_;
   Simulation result_;
   std::array<Queue, kLanes> lanes_;
-  std::vector<double> seconds_;  // by action, without the disk
-  // By action: of reads, of writes, and of both where they share the disk.
-  std::vector<std::array<double, 3>> disk_seconds_;
-  std::vector<int> early_of_;  // actions, by chunk
+  std::vector<double> seconds_;                      // by action, without the disk
+  std::vector<std::array<double, 3>> disk_seconds_;  // by action
+  std::vector<int> early_of_;                        // actions, by chunk
   int outputs_ = -1;
   int before_update_ = 0;      // actions
   std::vector<double> start_;  // by cycle
@@ -327,8 +331,8 @@ Simulation simulate(const AccessTrace& trace, const Plan& plan, const CopyRates&
 }
 
 double disk_seconds(const DiskUse& use, const CopyRates& rates) {
-  return std::max({copy_seconds(use.read, rates.disk_read),
-                   copy_seconds(use.written, rates.disk_write), both_seconds(use, rates)});
+  const std::array<double, 3> parts = disk_parts(use, rates);
+  return *std::max_element(parts.begin(), parts.end());
 }
 
 }  // namespace hetmem
