@@ -72,6 +72,18 @@ int sync_file(int descriptor, const std::string& path) {
   return next_fault(FaultSite::kFileSync, path).fails() ? -1 : ::fsync(descriptor);
 }
 
+// Some file systems cannot be told about a part of a file; sync_file() is left to them.
+bool is_refusal(int code) {
+  return code == EINVAL || code == ENOSYS || code == EOPNOTSUPP || code == ESPIPE;
+}
+
+int sync_part(int descriptor, const std::string& path, int64_t first, int64_t bytes,
+              unsigned flags) {
+  if (next_fault(FaultSite::kFileSync, path).fails()) return -1;
+  const int result = ::sync_file_range(descriptor, first, bytes, flags);
+  return result != 0 && is_refusal(errno) ? 0 : result;
+}
+
 int rename_path(const std::string& from, const std::string& to, unsigned flags = 0) {
   if (next_fault(FaultSite::kFileRename, to).fails()) return -1;
   return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags);
@@ -202,13 +214,20 @@ File File::open_for_appending(const std::string& path) {
 }
 
 File::File(File&& other) noexcept
-    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+    : path_(std::move(other.path_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      appended_(other.appended_),
+      sent_(other.sent_),
+      dropped_(other.dropped_) {}
 
 File& File::operator=(File&& other) noexcept {
   if (this != &other) {
     if (descriptor_ >= 0) ::close(descriptor_);
     path_ = std::move(other.path_);
     descriptor_ = std::exchange(other.descriptor_, -1);
+    appended_ = other.appended_;
+    sent_ = other.sent_;
+    dropped_ = other.dropped_;
   }
   return *this;
 }
@@ -249,6 +268,33 @@ void File::write(int64_t offset, const void* source, int64_t bytes) {
     at += put;
     offset += put;
     bytes -= put;
+  }
+}
+
+void File::append(const void* source, int64_t bytes) {
+  write(appended_, source, bytes);
+  appended_ += bytes;
+  write_behind();
+}
+
+// A few parts are on their way to the disk while the next is written; the oldest is waited for. An
+// error that is heard of here is not told to sync() again.
+void File::write_behind() {
+  constexpr int64_t kPart = int64_t{4} << 20;
+  constexpr int64_t kUnderWay = 4 * kPart;
+  while (appended_ - sent_ >= kPart) {
+    if (sync_part(descriptor_, path_, sent_, kPart, SYNC_FILE_RANGE_WRITE) != 0) {
+      fail(ErrorKind::kStorage, "write", path_);
+    }
+    sent_ += kPart;
+    if (sent_ - dropped_ <= kUnderWay) continue;
+    constexpr unsigned kDone =
+        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    if (sync_part(descriptor_, path_, dropped_, kPart, kDone) != 0) {
+      fail(ErrorKind::kStorage, "write", path_);
+    }
+    ::posix_fadvise(descriptor_, dropped_, kPart, POSIX_FADV_DONTNEED);
+    dropped_ += kPart;
   }
 }
 

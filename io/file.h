@@ -25,12 +25,21 @@ class File {
   // All `bytes` at `offset`, or Error (kStorage): a short read is one.
   void read(int64_t offset, void* destination, int64_t bytes) const;
   void write(int64_t offset, const void* source, int64_t bytes);
+  // Behind what was appended before, for a large file that nobody reads soon: what is appended goes
+  // to the disk at once and out of the page cache, which would otherwise take as much fresh memory
+  // and, with it, most of the time that writing costs the processor.
+  void append(const void* source, int64_t bytes);
   void sync();
 
  private:
   File(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+  void write_behind();
+
   std::string path_;
   int descriptor_ = -1;
+  int64_t appended_ = 0;
+  int64_t sent_ = 0;     // of what was appended: told to go to the disk
+  int64_t dropped_ = 0;  // of that: there, and out of the page cache
 };
 
 // Throws Error (kBadInput) where the file is missing or not a regular one.

@@ -251,7 +251,7 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path,
 }
 
 void SafetensorsWriter::write(const void* data, int64_t bytes) {
-  file_.write(sum_.bytes(), data, bytes);
+  file_.append(data, bytes);
   sum_.update(data, bytes);
 }
 

@@ -1,9 +1,13 @@
 #include "io/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <csignal>
 #include <filesystem>
@@ -129,6 +133,67 @@ TEST_F(Files, WhatTheSystemRefusesIsAStorageErrorWithItsName) {
   }
   write_text_file(at("f"), "new");
   EXPECT_EQ(read_text_file(at("f")), "new");
+}
+
+// As the kernel sees it.
+int64_t bytes_in_page_cache(const std::string& path) {
+  const int64_t bytes = static_cast<int64_t>(fs::file_size(path));
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const auto size = static_cast<size_t>(bytes);
+  void* mapped = mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, 0);
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  std::vector<unsigned char> present(static_cast<size_t>((bytes + page - 1) / page));
+  mincore(mapped, size, present.data());
+  munmap(mapped, size);
+  close(descriptor);
+  return page * std::count_if(present.begin(), present.end(), [](auto p) { return (p & 1) != 0; });
+}
+
+TEST_F(Files, WhatIsAppendedArrivesAndLeavesThePageCache) {
+  constexpr int64_t kMiB = 1 << 20;
+  std::vector<uint32_t> numbers(static_cast<size_t>(50 * kMiB / 4 + 3));
+  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<uint32_t>(i);
+  const auto bytes = static_cast<int64_t>(numbers.size() * 4);
+  const auto* from = reinterpret_cast<const char*>(numbers.data());
+  {
+    File first = File::create(at("f"));
+    first.append(from, 5 * kMiB + 1);
+    File file = std::move(first);  // goes on where it was
+    for (int64_t done = 5 * kMiB + 1, piece = 1; done < bytes; done += piece) {
+      piece = std::min({bytes - done, 3 * piece, kMiB});
+      file.append(from + done, piece);
+    }
+    file.sync();
+  }
+  struct statfs system {};
+  ASSERT_EQ(statfs(folder_.c_str(), &system), 0);
+  constexpr int64_t kTmpfs = 0x01021994;  // statfs(2): there is nothing below its page cache
+  if (static_cast<int64_t>(system.f_type) != kTmpfs) {
+    EXPECT_LT(bytes_in_page_cache(at("f")), 26 * kMiB);  // five parts and a piece
+  }
+  std::vector<uint32_t> back(numbers.size());
+  const File reader = File::open_for_reading(at("f"));
+  ASSERT_EQ(reader.size(), bytes);
+  reader.read(0, back.data(), bytes);
+  EXPECT_EQ(back, numbers);
+}
+
+TEST_F(Files, WhatCannotGoToTheDiskWhileMoreIsAppendedIsAStorageError) {
+  const std::vector<char> part(size_t{4} << 20);
+  for (const char* plan : {"file.sync@part:1=EIO", "file.sync@part:9=ENOSPC"}) {
+    File file = File::create(at("part"));
+    const FaultPlan::Session faults(plan);
+    const auto append_all = [&] {
+      for (int i = 0; i < 9; ++i) file.append(part.data(), static_cast<int64_t>(part.size()));
+    };
+    try {
+      append_all();
+      FAIL() << plan;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kStorage);
+      EXPECT_NE(std::string(error.what()).find(at("part")), std::string::npos) << error.what();
+    }
+  }
 }
 
 TEST_F(Files, ABitThatFlipsIsOneBit) {
