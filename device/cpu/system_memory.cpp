@@ -2,6 +2,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <thread>
+#include <vector>
+
 #include "core/byte_size.h"
 #include "core/error.h"
 #include "core/fault_plan.h"
@@ -52,6 +58,37 @@ void advise_huge_pages(char* memory, int64_t bytes) {
   if (bytes > whole) madvise(memory + whole, static_cast<size_t>(bytes - whole), MADV_NOHUGEPAGE);
 }
 
+// Takes all pages of the memory from the system at once; false where it cannot. The system clears
+// them, which one thread does more slowly than memory can be written.
+bool populate_pages([[maybe_unused]] char* memory, [[maybe_unused]] int64_t bytes) {
+#ifdef MADV_POPULATE_WRITE  // Linux 5.14
+  constexpr int64_t kLeastPart = 4 * kHugePage;
+  constexpr int64_t kMostParts = 16;
+  const auto processors = static_cast<int64_t>(std::thread::hardware_concurrency());
+  const int64_t parts =
+      std::clamp<int64_t>(std::min(processors, bytes / kLeastPart), 1, kMostParts);
+  const int64_t part = round_up((bytes + parts - 1) / parts, kHugePage);
+  std::atomic<bool> done = true;
+  const auto populate = [&](int64_t first) {
+    const int64_t count = std::min(part, bytes - first);
+    if (madvise(memory + first, static_cast<size_t>(count), MADV_POPULATE_WRITE) != 0) done = false;
+  };
+  std::vector<std::thread> others;
+  others.reserve(static_cast<size_t>(parts));
+  int64_t first = part;
+  try {
+    for (; first < bytes; first += part) others.emplace_back(populate, first);
+  } catch (const std::exception&) {  // no more threads
+    for (; first < bytes; first += part) populate(first);
+  }
+  populate(0);
+  for (std::thread& other : others) other.join();
+  return done;
+#else
+  return false;
+#endif
+}
+
 class SystemMemory final : public Memory {
  public:
   void* allocate(int64_t bytes, MemorySpace space, const std::string& tier) override {
@@ -76,12 +113,7 @@ class SystemMemory final : public Memory {
 
   void populate(void* memory, int64_t bytes) override {
     const MemoryGuard::Scope scope(MemoryGuard::Access::kCopy);
-#ifdef MADV_POPULATE_WRITE  // Linux 5.14
-    if (madvise(memory, static_cast<size_t>(round_up(bytes, page_bytes())), MADV_POPULATE_WRITE) ==
-        0) {
-      return;
-    }
-#endif
+    if (populate_pages(static_cast<char*>(memory), round_up(bytes, page_bytes()))) return;
     volatile char* at = static_cast<char*>(memory);
     for (int64_t i = 0; i < bytes; i += page_bytes()) at[i] = at[i];
   }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -172,6 +173,19 @@ TEST(Buffer, PopulateTouchesTheWholeOfALargeOneAndNothingElse) {
   buffers[4].populate();
   EXPECT_EQ(buffers[4].touched_bytes(), bytes);
   EXPECT_EQ(tier.touched_bytes(), bytes);
+}
+
+TEST(Buffer, PopulateTouchesAllPartsAndKeepsContents) {
+  Tier tier("host", 1 << 30);
+  for (const int64_t bytes : {4 * kHugePage, 9 * kHugePage - kPage, 33 * kHugePage + 5 * kPage}) {
+    Buffer buffer(tier, bytes, MemoryKind::kWeights, MemorySpace::kHost);
+    char* memory = static_cast<char*>(buffer.data());
+    memory[0] = memory[bytes - 1] = 1;
+    buffer.populate();
+    EXPECT_EQ(buffer.touched_bytes(), bytes);
+    EXPECT_EQ(std::count(memory, memory + bytes, 1), 2);
+    EXPECT_EQ(std::count(memory, memory + bytes, 0), bytes - 2);
+  }
 }
 
 TEST(Tier, CountsTheTouchedBytesOfItsLiveBuffers) {
