@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -20,6 +21,27 @@ int available_processors() {
   if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
   return std::max(1U, std::thread::hardware_concurrency());
 }
+
+namespace {
+
+// Whether the condition came true while this thread spun for a moment. A sleep costs as much, and a
+// thread that spins for longer takes the processor from the one that it waits for, where there are
+// more threads than processors.
+template <typename Condition>
+bool comes_soon(const Condition& condition) {
+  constexpr std::chrono::microseconds kMoment(25);
+  constexpr int kLooks = 16;
+  const auto end = std::chrono::steady_clock::now() + kMoment;
+  do {
+    for (int look = 0; look < kLooks; ++look) {
+      if (condition()) return true;
+      __builtin_ia32_pause();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+}  // namespace
 
 // One job at a time: a counter hands out its items to the caller and to the workers that are awake.
 // Workers spin for a moment after a job, because the next one of a training step follows within
@@ -64,14 +86,11 @@ struct ThreadPool::State {
 
   // Waits for a generation other than `seen`; returns it.
   uint64_t await_generation(uint64_t seen) {
-    constexpr int kSpins = 20000;
-    for (int spin = 0; spin < kSpins; ++spin) {
-      const uint64_t now = generation.load(std::memory_order_acquire);
-      if (now != seen) return now;
-      __builtin_ia32_pause();
+    const auto is_new = [&] { return generation.load(std::memory_order_acquire) != seen; };
+    if (!comes_soon(is_new)) {
+      std::unique_lock lock(mutex);
+      wake.wait(lock, is_new);
     }
-    std::unique_lock lock(mutex);
-    wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
     return generation.load(std::memory_order_acquire);
   }
 
@@ -88,7 +107,7 @@ struct ThreadPool::State {
       }
       if (mine == nullptr) continue;  // it was over before this worker woke up
       run_items(*mine);
-      active.fetch_sub(1, std::memory_order_release);
+      if (active.fetch_sub(1, std::memory_order_release) == 1) active.notify_one();
     }
   }
 
@@ -102,12 +121,20 @@ struct ThreadPool::State {
       wake.notify_all();
       run_items(current);
       publish(nullptr);
-      // Workers that entered have to leave the job before it goes out of scope.
-      while (active.load(std::memory_order_acquire) != 0) __builtin_ia32_pause();
+      await_workers();
     } else {
       run_items(current);
     }
     if (current.error) std::rethrow_exception(current.error);
+  }
+
+  // Workers that entered have to leave the job before it goes out of scope.
+  void await_workers() {
+    if (comes_soon([this] { return active.load(std::memory_order_acquire) == 0; })) return;
+    for (int now = active.load(std::memory_order_acquire); now != 0;
+         now = active.load(std::memory_order_acquire)) {
+      active.wait(now, std::memory_order_acquire);
+    }
   }
 
   void publish(Job* next) {

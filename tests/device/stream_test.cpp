@@ -49,6 +49,24 @@ TEST(ThreadPool, TheFirstExceptionReachesTheCaller) {
   EXPECT_EQ(runs, 10);
 }
 
+// The caller is done with its item long before the worker: it sleeps, and is woken.
+TEST(ThreadPool, AnItemThatTakesLongIsWaitedFor) {
+  ThreadPool pool(2);
+  const std::thread::id caller = std::this_thread::get_id();
+  for (int round = 0; round < 50; ++round) {
+    std::atomic<int> begun = 0;
+    int64_t sum = 0;
+    pool.parallel_for(2, [&](int64_t) {
+      ++begun;
+      while (begun < 2) std::this_thread::yield();  // each thread has one
+      if (std::this_thread::get_id() == caller) return;
+      volatile int64_t terms = 300'000;
+      for (int64_t i = 0; i < terms; ++i) sum += i;
+    });
+    ASSERT_EQ(sum, int64_t{300'000} * 299'999 / 2);
+  }
+}
+
 TEST(ThreadPool, SeveralCallersAreServed) {
   ThreadPool pool(2);
   std::atomic<int64_t> sum = 0;
