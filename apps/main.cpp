@@ -196,6 +196,24 @@ TrainConfig resolve_and_note(const OptionValues& values) {
   return config;
 }
 
+// An option that the command does not have, else whatever else was not expected.
+[[noreturn]] void refuse_extras(const CLI::App& app, const CLI::ExtrasError& error) {
+  for (const CLI::App* command : app.get_subcommands()) {
+    std::vector<std::string> names;
+    for (const CLI::Option* option : command->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back(name);
+    }
+    for (const std::string& extra : command->remaining()) {
+      if (extra.rfind("--", 0) != 0) continue;
+      const std::string name = extra.substr(2, extra.find('=') - 2);
+      if (std::find(names.begin(), names.end(), name) == names.end()) {
+        refuse_unknown_option(name, names);
+      }
+    }
+  }
+  throw Error(ErrorKind::kBadInput, std::string(error.what()) + "; --help lists the options");
+}
+
 int run(int argc, char** argv) {
   const FaultPlan::Session faults(FaultPlan::Session::from_environment());
   CLI::App app{"hetmem trains models that are larger than one memory.", "hetmem"};
@@ -248,6 +266,8 @@ int run(int argc, char** argv) {
   }
   try {
     app.parse(with_config_file(normalised(argc, argv)));
+  } catch (const CLI::ExtrasError& error) {
+    refuse_extras(app, error);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
       app.exit(error);

@@ -108,6 +108,7 @@ PYBIND11_MODULE(_hetmem, module) {
     return std::pair(resolved, config.notes);
   });
   module.def("read_config_file", &read_config_file);
+  module.def("nearest_name", &nearest_name);
   module.def("refuse_data_options", &refuse_data_options);
   // The object that `hetmem plan --json` prints, and what it prints without.
   module.def("plan", [](const OptionValues& values) {

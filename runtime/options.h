@@ -47,10 +47,15 @@ struct OptionOf : OptionHelp {
 
 using OptionValues = std::map<std::string, std::vector<std::string>>;
 
-// The keys and values of a YAML file of options. Throws Error (kBadInput).
+// The keys and values of a YAML file of options, or of such text, which messages call `source`;
+// keys that no table has are among them. Throws Error (kBadInput).
 OptionValues read_config_file(const std::string& path);
+OptionValues read_config_text(const std::string& yaml, const std::string& source);
 // "learning_rate" -> "learning-rate"
 std::string canonical_option(std::string name);
+
+// That of the names which is spelled most like one that is none of them; empty: none is like it.
+std::string nearest_name(const std::string& name, const std::vector<std::string>& names);
 
 template <typename Config>
 const OptionOf<Config>* find_option(const std::vector<OptionOf<Config>>& table,
@@ -61,15 +66,24 @@ const OptionOf<Config>* find_option(const std::vector<OptionOf<Config>>& table,
   return found == table.end() ? nullptr : &*found;
 }
 
+// Throws Error (kBadInput) that names the option which is meant, where one is like it.
+[[noreturn]] void refuse_unknown_option(const std::string& name,
+                                        const std::vector<std::string>& names);
+template <typename Config>
+[[noreturn]] void refuse_unknown_option(const std::string& name,
+                                        const std::vector<OptionOf<Config>>& table) {
+  std::vector<std::string> names;
+  for (const OptionOf<Config>& option : table) names.push_back(option.name);
+  refuse_unknown_option(name, names);
+}
+
 // Applies named values over the defaults. Throws Error (kBadInput) that names the flag.
 template <typename Config>
 Config resolve_options(const std::vector<OptionOf<Config>>& table, const OptionValues& values) {
   Config config;
   for (const auto& [given, texts] : values) {
     const OptionOf<Config>* option = find_option(table, canonical_option(given));
-    if (option == nullptr) {
-      throw Error(ErrorKind::kBadInput, "unknown option \"" + given + "\"; --help lists them");
-    }
+    if (option == nullptr) refuse_unknown_option(given, table);
     option->set(config, texts);
   }
   return config;

@@ -320,7 +320,7 @@ TrainConfig resolve_config(const OptionValues& given) {
     if (const Option* option = find_option(train_options(), name)) {
       option->set(config, texts);
     } else if (!is_later_option(name, texts)) {
-      throw Error(ErrorKind::kBadInput, "unknown option \"" + name + "\"; --help lists them");
+      refuse_unknown_option(name, train_options());
     }
   }
   if (!config.disk.empty() && !values.contains("disk-memory")) config.disk_memory = kAutoBytes;
@@ -362,23 +362,19 @@ std::vector<std::string> changed_options(const TrainConfig& now, const TrainConf
 
 std::optional<TrainConfig> config_of_yaml(const std::string& yaml) {
   TrainConfig config;
+  OptionValues values;
   try {
-    const YAML::Node root = YAML::Load(yaml);
-    if (!root.IsMap()) return std::nullopt;
-    for (const auto& entry : root) {
-      const std::string name = canonical_option(entry.first.as<std::string>());
-      const Option* option = find_option(train_options(), name);
-      if (option == nullptr) continue;
-      Values values;
-      if (entry.second.IsScalar()) values.push_back(entry.second.as<std::string>());
-      for (const auto& item : entry.second) values.push_back(item.as<std::string>());
-      try {
-        option->set(config, values);
-      } catch (const Error&) {  // of another version
-      }
-    }
-  } catch (const YAML::Exception&) {
+    values = read_config_text(yaml, "the configuration");
+  } catch (const Error&) {
     return std::nullopt;
+  }
+  for (const auto& [name, texts] : values) {
+    const Option* option = find_option(train_options(), name);
+    if (option == nullptr) continue;
+    try {
+      option->set(config, texts);
+    } catch (const Error&) {  // of another version
+    }
   }
   return config;
 }

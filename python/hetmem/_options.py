@@ -152,10 +152,8 @@ def known(values: dict[str, list[str]], command: str) -> dict[str, list[str]]:
     for name in (given.replace("-", "_") for given in values):
         if name in names:
             continue
-        import difflib  # here: few need it
-
-        near = difflib.get_close_matches(name.lower(), sorted(names), 1, 0.65)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = _hetmem.nearest_name(name, sorted(names))
+        hint = f"did you mean {near}? " if near else ""
         table = "" if command == "train" else f'"{command}"'
         raise ValueError(f'unknown option "{name}"; {hint}hetmem.option_table({table}) lists them')
     return values

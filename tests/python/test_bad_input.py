@@ -60,6 +60,7 @@ def test_bad_flags(models, data, tmp_path):
         ("--resume-from-checkpoint", "latest", "checkpoint"),
         ("--resume-from-checkpoint", tmp_path / "ckpt", "ckpt"),
         ("--config", tmp_path / "no.yaml", "no.yaml"),
+        ("--learning_rat", 1, "--learning-rat; did you mean --learning-rate?"),
         ("--trace", tmp_path / "none" / "t.json", "--trace"), ("--trace", tmp_path, "--trace"),
     ]
     for flag, value, says in cases:
@@ -70,7 +71,9 @@ def test_bad_flags(models, data, tmp_path):
 def test_config_file(models, data, tmp_path):
     path = tmp_path / "c.yaml"
     for text, says in [("steps: 0\n", "steps"), ("speed: 9\n", "speed"), ("- a\n", "c.yaml"),
-                       ("steps: [1\n", "c.yaml"), ("steps: {a: 1}\n", "steps")]:
+                       ("steps: [1\n", "c.yaml"), ("steps: {a: 1}\n", "steps"),
+                       ("batchsize: 1\n", "batchsize; did you mean --batch-size?"),
+                       ("gpu: 1\n", "unknown option --gpu; --help")]:
         path.write_text(text)
         refused("--config", path, "--model", models["gpt2"], "--data", data, "--out",
                 tmp_path / "o", says=says, out=tmp_path / "o")
@@ -257,6 +260,21 @@ def test_usage(words):
     done = hetmem(*words)
     assert done.returncode == 2 and done.stderr.startswith("hetmem: error: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command,given,meant", [
+    ("plan", "modle", "model"), ("generate", "max_token", "max-new-tokens"),
+    ("export", "checkpiont", "checkpoint"), ("bench", "repeat", "repeats"), ("doctor", "measured", "measure")])
+def test_an_unknown_flag_is_told_of_the_nearest(tmp_path, command, given, meant):
+    says = f"hetmem: error: unknown option --{given.replace('_', '-')}; did you mean --{meant}? --help lists them\n"
+    positional = ["gemm"] if command == "bench" else []
+    done = hetmem(command, *positional, f"--{given}=1")
+    assert done.returncode == 2 and done.stderr == says
+    if command != "doctor":
+        path = tmp_path / "c.yaml"
+        path.write_text(f"{given}: 1\n")
+        done = hetmem(command, *positional, "--config", path)
+        assert done.returncode == 2 and done.stderr == says
 
 
 def test_bench_disk_needs_folders(tmp_path):
