@@ -47,7 +47,8 @@ struct TokenizeOptions {
   std::string out;
 };
 int tokenize(const TokenizeOptions& options);
-int doctor(bool json, bool measure);
+// `measured_disk`: --disk, whose rates `measure` measures and keeps, too.
+int doctor(bool json, bool measure, const std::optional<std::string>& measured_disk);
 std::string version_text();
 
 }  // namespace hetmem::apps

@@ -31,9 +31,11 @@ int print_plan(const PlanReport& report, bool json) {
   return report.fits ? 0 : kDoesNotFitCode;
 }
 
-MachineRates measured_rates(const DeviceId& id) {
+MachineRates measured_rates(const DeviceId& id, const std::optional<std::string>& disk) {
+  TrainConfig config;
+  if (disk) find_option(train_options(), "disk")->set(config, {*disk});
   ThreadPool pool;
-  return measure_rates(*make_device(id, pool), pool);
+  return measure_rates(*make_device(id, pool), pool, config.disk);
 }
 
 }  // namespace
@@ -76,9 +78,10 @@ int plan_from_trace(const OptionValues& values, const PlanOutput& output) {
                     output.json);
 }
 
-int doctor(bool json, bool measure) {
+int doctor(bool json, bool measure, const std::optional<std::string>& measured_disk) {
   const DeviceId device = parse_device("auto");  // what train would use
-  const MachineRates rates = measure ? measured_rates(device) : load_rates("", device);
+  const MachineRates rates =
+      measure ? measured_rates(device, measured_disk) : load_rates("", device);
   const GpuList& found = find_gpus();
   const BlockBackendChoice disk = choose_block_backend();
   if (json) {
@@ -86,27 +89,35 @@ int doctor(bool json, bool measure) {
     for (const Gpu& gpu : found.gpus) {
       gpus.push_back({{"name", gpu.name}, {"memory", gpu.memory}, {"unusable", gpu.unusable}});
     }
-    const nlohmann::ordered_json object{{"version", HETMEM_VERSION},
-                                        {"processor", processor_name()},
-                                        {"threads", available_processors()},
-                                        {"instruction_set", ops::instruction_set()},
-                                        {"native_bf16", ops::has_native_bf16()},
-                                        {"cuda", found.first_usable() >= 0},
-                                        {"cuda_version", cuda_version()},
-                                        {"gpus", gpus},
-                                        {"no_gpu_because", found.reason},
-                                        {"device", to_string(device)},
-                                        {"available_memory", available_memory()},
-                                        {"disk_backend", name_of(disk.backend)},
-                                        {"no_io_uring_because", disk.reason},
-                                        {"rates",
-                                         {{"gemm_flops", rates.gemm_flops},
-                                          {"bf16_flops", rates.bf16_flops},
-                                          {"memory_bandwidth", rates.memory_bandwidth},
-                                          {"to_device", rates.copies.to_device},
-                                          {"to_host", rates.copies.to_host},
-                                          {"from", rates.source}}}};
-    fmt::print("{}\n", object.dump());
+    nlohmann::ordered_json object{{"version", HETMEM_VERSION},
+                                  {"processor", processor_name()},
+                                  {"threads", available_processors()},
+                                  {"instruction_set", ops::instruction_set()},
+                                  {"native_bf16", ops::has_native_bf16()},
+                                  {"cuda", found.first_usable() >= 0},
+                                  {"cuda_version", cuda_version()},
+                                  {"gpus", gpus},
+                                  {"no_gpu_because", found.reason},
+                                  {"device", to_string(device)},
+                                  {"available_memory", available_memory()},
+                                  {"disk_backend", name_of(disk.backend)},
+                                  {"no_io_uring_because", disk.reason},
+                                  {"rates",
+                                   {{"gemm_flops", rates.gemm_flops},
+                                    {"bf16_flops", rates.bf16_flops},
+                                    {"memory_bandwidth", rates.memory_bandwidth},
+                                    {"to_device", rates.copies.to_device},
+                                    {"to_host", rates.copies.to_host},
+                                    {"from", rates.source}}}};
+    if (rates.disk_source != "assumed") {
+      nlohmann::ordered_json& shown = object["rates"];
+      shown["disk_read"] = rates.copies.disk_read;
+      shown["disk_write"] = rates.copies.disk_write;
+      shown["disk_both"] = rates.copies.disk_both;
+      shown["disk_from"] = rates.disk_source;
+    }
+    fmt::print("{}\n",
+               object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     return 0;
   }
   fmt::print("processor      {} ({} threads)\n", processor_name(), available_processors());
@@ -126,6 +137,11 @@ int doctor(bool json, bool measure) {
              rates.memory_bandwidth * 1e-9, rates.source);
   fmt::print("link           {:.1f} GB/s to the device, {:.1f} GB/s to the host ({})\n",
              rates.copies.to_device * 1e-9, rates.copies.to_host * 1e-9, rates.source);
+  if (rates.disk_source != "assumed") {
+    fmt::print("disk rates     {:.1f} GB/s read, {:.1f} GB/s written, {:.1f} GB/s at once ({})\n",
+               rates.copies.disk_read * 1e-9, rates.copies.disk_write * 1e-9,
+               rates.copies.disk_both * 1e-9, rates.disk_source);
+  }
   return 0;
 }
 

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -252,7 +253,14 @@ int run(int argc, char** argv) {
   bool doctor_json = false;
   bool doctor_measure = false;
   doctor_command->add_flag("--json", doctor_json, "one JSON object");
-  doctor_command->add_flag("--measure", doctor_measure, "measure rates and keep them for plan");
+  std::optional<std::string> doctor_disk;
+  CLI::Option* measure =
+      doctor_command->add_flag("--measure", doctor_measure, "measure rates and keep them for plan");
+  doctor_command
+      ->add_option("--disk", doctor_disk,
+                   "folders whose disks --measure measures, too, used side by side [none]")
+      ->type_name("DIR[,DIR]")
+      ->needs(measure);
 
   std::string bench_name;
   BenchOptions bench_options;
@@ -290,7 +298,7 @@ int run(int argc, char** argv) {
       return export_folder(resolve_options(export_options(), export_table.values()));
     }
     if (bench_command->parsed()) return bench(bench_name, bench_options);
-    return doctor(doctor_json, doctor_measure);
+    return doctor(doctor_json, doctor_measure, doctor_disk);
   };
   const int code = command();
   flush_output();

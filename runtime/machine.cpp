@@ -14,6 +14,7 @@
 #include "io/json.h"
 #include "ops/cpu/gemm_bf16.h"
 #include "ops/ops.h"
+#include "runtime/run_disk.h"
 
 namespace hetmem {
 namespace {
@@ -98,6 +99,10 @@ MachineRates read_rates(const std::string& path, const char* source) {
   rates.host_memory = static_cast<int64_t>(optional("host_memory"));
   rates.disk_memory = static_cast<int64_t>(optional("disk_memory"));
   rates.host_shares_compute = json.value("host_shares_compute", true);
+  if (json.contains("disk_read") && json.contains("disk_write")) {
+    const bool said = json.contains("disk_from") && json["disk_from"].is_string();
+    rates.disk_source = said ? json["disk_from"].get<std::string>() : source;
+  }
   rates.source = source;
   return rates;
 }
@@ -160,6 +165,23 @@ MachineRates measure_cpu(Device& device, ThreadPool& pool) {
   const LinkRates link = measure_link_rates(device);
   return {gemm, bf16, memory,    {link.to_device, link.to_host, kDiskRate, kDiskRate}, 0, true, 0,
           0,    0,    "measured"};
+}
+
+// Of the disks of these folders; without any, as kept before.
+void add_disk_rates(const DeviceId& device, const std::vector<std::string>& folders,
+                    MachineRates& rates) {
+  MachineRates disk = load_rates("", device);
+  if (!folders.empty()) {
+    measure_disk_of(folders, disk.copies);
+    disk.disk_source = "measured in ";
+    for (const std::string& folder : folders) {
+      disk.disk_source += (&folder == &folders.front() ? "" : ",") + fs::absolute(folder).string();
+    }
+  }
+  rates.copies.disk_read = disk.copies.disk_read;
+  rates.copies.disk_write = disk.copies.disk_write;
+  rates.copies.disk_both = disk.copies.disk_both;
+  rates.disk_source = disk.disk_source;
 }
 
 // By the ops of a step: a product, and a sum for memory.
@@ -240,9 +262,10 @@ double step_seconds(const Step& step, const MachineRates& rates) {
   return std::max(step.cost.flops / flops, step.cost.bytes / rates.memory_bandwidth);
 }
 
-MachineRates measure_rates(Device& device, ThreadPool& pool) {
+MachineRates measure_rates(Device& device, ThreadPool& pool, const std::vector<std::string>& disk) {
   const bool cpu = device.id().kind == DeviceKind::kCpu;
   MachineRates rates = cpu ? measure_cpu(device, pool) : measure_gpu(device, pool);
+  add_disk_rates(device.id(), disk, rates);
   const fs::path path = cache_path(device.id());
   std::error_code code;
   fs::create_directories(path.parent_path(), code);
@@ -255,7 +278,14 @@ MachineRates measure_rates(Device& device, ThreadPool& pool) {
     json["host_bandwidth"] = rates.host_bandwidth;
     json["host_shares_compute"] = rates.host_shares_compute;
   }
-  write_text_file(path.string(), json.dump() + "\n");
+  if (rates.disk_source != "assumed") {
+    json["disk_read"] = rates.copies.disk_read;
+    json["disk_write"] = rates.copies.disk_write;
+    json["disk_both"] = rates.copies.disk_both;
+    json["disk_from"] = rates.disk_source;
+  }
+  // Names of folders need not be UTF-8.
+  write_text_file(path.string(), json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
   return rates;
 }
 

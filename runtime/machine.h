@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "device/device.h"
 #include "graph/compile.h"
@@ -23,16 +24,18 @@ struct MachineRates {
   int64_t device_memory = 0;
   int64_t host_memory = 0;
   int64_t disk_memory = 0;
-  std::string source = "assumed";  // "measured", "file" or "assumed"
-  bool disk_measured = false;      // as a run does with its own folders
+  std::string source = "assumed";       // "measured", "file" or "assumed"
+  std::string disk_source = "assumed";  // of the disk's; or "measured in /a,/b"
 };
 
 // Of a device of this machine: as measured before, else assumed. With a path, of the file: throws
 // Error (kBadInput) naming what is missing.
 MachineRates load_rates(const std::string& machine_file = "", const DeviceId& device = {});
 // Measures and keeps them; `pool` is the host's. Takes about a second, and less than 200 MiB of
-// host memory meanwhile.
-MachineRates measure_rates(Device& device, ThreadPool& pool);
+// host memory meanwhile. With folders, those of their disks too (one second more, run_disk.h says
+// what is thrown); without, what was kept of a disk stays.
+MachineRates measure_rates(Device& device, ThreadPool& pool,
+                           const std::vector<std::string>& disk = {});
 // The same where none are kept yet and they can be.
 void keep_rates(const DeviceId& device);
 

@@ -25,6 +25,12 @@ Json tier_json(const TierPlan& tier) {
   return {{"budget", tier.budget}, {"peak", tier.peak}, {"by_kind", kinds}};
 }
 
+// Behind "Rates are measured".
+std::string source_of_disk_rates(const MachineRates& rates) {
+  if (rates.source == "assumed" || rates.source == rates.disk_source) return "";
+  return ", those of the disk " + rates.disk_source;
+}
+
 }  // namespace
 
 PlanReport report_of(const RunPlan& run, const StepFigures& figures, const MachineRates& rates) {
@@ -136,14 +142,12 @@ std::string to_text(const PlanReport& plan) {
     }
   }
   if (plan.fits) {
-    const bool disk_assumed =
-        with_disk && plan.rates.source == "measured" && !plan.rates.disk_measured;
     const double speed = static_cast<double>(plan.tokens_per_step) / plan.step_seconds;
     text += fmt::format(
         "fits. A step takes about {:.2f} s ({:.{}f} tokens/s), limited by {}; the lower bound is "
         "{:.2f} s. Rates are {}{}.\n",
         plan.step_seconds, speed, speed < 10 ? 2 : 0, plan.limited_by, plan.lower_bound_seconds,
-        plan.rates.source, disk_assumed ? ", those of the disk assumed" : "");
+        plan.rates.source, with_disk ? source_of_disk_rates(plan.rates) : "");
   } else {
     text += "does not fit.\n";
   }

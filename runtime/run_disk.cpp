@@ -25,6 +25,8 @@ constexpr int64_t kLaneBytes = int64_t{8} << 20;
 constexpr int64_t kLeastPiece = int64_t{128} << 10;
 
 constexpr size_t kMeasuredAtOnce = 12;  // pages
+// More than what a disk takes at once into memory of its own, where that takes not too long.
+constexpr size_t kMeasuredPages = 128;
 
 int folders_of(const TrainConfig& config) {
   return std::max(1, static_cast<int>(config.disk.size()));  // a plan may do without their names
@@ -122,11 +124,9 @@ std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets
 }
 
 bool measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
-  // More than what a disk takes at once into memory of its own, where that takes not too long.
-  constexpr size_t kSlots = 128;
   constexpr double kEnoughSeconds = 0.25;
   std::vector<DiskSlot> slots;
-  for (size_t i = 0; i < kSlots; ++i) {
+  for (size_t i = 0; i < kMeasuredPages; ++i) {
     try {
       slots.push_back(disk.allocate("of a measurement", kPageBytes, MemoryKind::kStaging));
     } catch (const Error& error) {  // no folder has a page left
@@ -167,6 +167,22 @@ bool measure_disk(DiskTier& disk, Tier& host, CopyRates& rates) {
     return i % 2 == 0 ? disk.read(slots[i], page, 0) : disk.write(slots[i], page, 1);
   });
   return true;
+}
+
+void measure_disk_of(const std::vector<std::string>& folders, CopyRates& rates) {
+  TrainConfig config;
+  config.disk = folders;
+  DiskOptions options = options_of(config);
+  options.budget = std::min(free_bytes(folders) / 10 * 9, static_cast<int64_t>(kMeasuredPages) *
+                                                              DiskTier::stored_bytes(kPageBytes));
+  const int64_t memory = static_cast<int64_t>(kMeasuredAtOnce) * kPageBytes;
+  Tier host("host", memory + DiskTier::staging_bytes(options));
+  DiskTier disk(options, host);
+  if (measure_disk(disk, host, rates)) return;
+  throw Error(ErrorKind::kStorage,
+              fmt::format("--disk {}: there is no free space to measure it with; make some, or "
+                          "name another folder",
+                          fmt::join(folders, ",")));
 }
 
 }  // namespace hetmem

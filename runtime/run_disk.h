@@ -9,6 +9,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "device/tier.h"
 #include "offload/disk_tier.h"
@@ -41,5 +43,8 @@ std::unique_ptr<DiskTier> open_disk(const TrainConfig& config, const TierBudgets
 // or the time of 24 MiB where that is longer, with memory that PageTransfers takes later. False:
 // the tier has no room for it.
 bool measure_disk(DiskTier& disk, Tier& host, CopyRates& rates);
+// The same of folders without a tier, with at most 260 MiB of them and 90 MiB of host memory.
+// Throws Error: kBadInput where they cannot be used, kStorage where they have no room for it.
+void measure_disk_of(const std::vector<std::string>& folders, CopyRates& rates);
 
 }  // namespace hetmem

@@ -252,10 +252,13 @@ std::string to_json(const TraceRecord& record) {
                      {"disk", record.budgets.disk},
                      {"disk_margin", record.budgets.disk_margin},
                      {"staging", record.budgets.staging}};
-  json["rates"] = {
-      {"to_device", record.rates.copies.to_device}, {"to_host", record.rates.copies.to_host},
-      {"disk_read", record.rates.copies.disk_read}, {"disk_write", record.rates.copies.disk_write},
-      {"disk_both", record.rates.copies.disk_both}, {"from", record.rates.source}};
+  json["rates"] = {{"to_device", record.rates.copies.to_device},
+                   {"to_host", record.rates.copies.to_host},
+                   {"disk_read", record.rates.copies.disk_read},
+                   {"disk_write", record.rates.copies.disk_write},
+                   {"disk_both", record.rates.copies.disk_both},
+                   {"disk_from", record.rates.disk_source},
+                   {"from", record.rates.source}};
   json["training"] = trace_json(record.training, record.op_names);
   json["evaluation"] = trace_json(record.evaluation, {});
   return json.dump();
@@ -279,10 +282,11 @@ TraceRecord read_trace(const std::string& path) {
   constexpr double kMostRate = 1e18;
   record.rates.copies = {rates["to_device"].real(kMostRate), rates["to_host"].real(kMostRate),
                          rates["disk_read"].real(kMostRate), rates["disk_write"].real(kMostRate)};
-  // Traces of earlier runs have none.
+  // Traces of earlier runs have neither.
   if (rates.has("disk_both")) {
     record.rates.copies.disk_both = rates["disk_both"].real(kMostRate);
   }
+  record.rates.disk_source = rates[rates.has("disk_from") ? "disk_from" : "from"].text();
   record.rates.source = rates["from"].text();
   record.training = read_access(root["training"], &record.op_names);
   record.evaluation = read_access(root["evaluation"], nullptr);

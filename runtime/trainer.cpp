@@ -166,8 +166,8 @@ std::unique_ptr<DiskTier> Trainer::State::make_disk() {
   if (!plan.fits()) refuse(plan, budgets);
   const int64_t bytes = disk_file_bytes(budgets, programs.layout, moments_of(config.optimizer));
   std::unique_ptr<DiskTier> made = open_disk(config, budgets, bytes, host);
-  if (made && config.machine.empty()) {
-    rates.disk_measured = measure_disk(*made, host, rates.copies);
+  if (made && config.machine.empty() && measure_disk(*made, host, rates.copies)) {
+    rates.disk_source = "measured";
   }
   return made;
 }

@@ -4,6 +4,7 @@ left behind, and what was damaged is found."""
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -90,10 +91,58 @@ def test_a_plan_has_the_disk(models):
     assert found["traffic"]["disk_read"] > found["traffic"]["disk_write"] > 0
     text = hetmem("plan", "--model", models["gpt2"], *words, "--disk-memory", "1GiB").stdout
     assert "to it, which wears it" in text
-    assert ("Rates are measured" in text) == ("those of the disk assumed" in text)
     without = plan(models["gpt2"], *words, expect=3)
     assert not without["fits"] and without["tiers"]["disk"]["peak"] == 0
     assert found["smallest_device_memory"] < without["smallest_device_memory"]
+
+
+def test_doctor_measures_a_disk_for_plans(models, tmp_path, disk):
+    """What it measured is in the machine file, and all plans reckon with it, as with a file's."""
+    least = budgets(models["gpt2"], 2)[0]
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = ["--model", models["gpt2"], *SHAPE, "--device-memory", least, "--host-memory", 0, "--disk", disk]
+
+    def rates(*more):
+        text = hetmem("plan", *words, *more, env=env).stdout
+        return re.search(r"Rates are (.*)[.]\n", text).group(1)
+
+    def seconds(*more):
+        return json.loads(hetmem("plan", "--json", *words, *more, env=env).stdout)["step_seconds"]
+
+    def doctor(*more):
+        done = hetmem("doctor", "--json", *more, env=env)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["rates"]
+
+    assert rates() == "assumed"
+    assert "disk_read" not in doctor("--measure")
+    assert rates() == "measured, those of the disk assumed"
+    measured = doctor("--measure", "--disk", disk)
+    assert not list(disk.iterdir())
+    (file,) = (tmp_path / "cache" / "hetmem").iterdir()
+    kept = json.loads(file.read_text())
+    for key in ("disk_read", "disk_write", "disk_both"):
+        assert measured[key] == kept[key] > 0 and kept[key] != 1e9
+    assert measured["disk_from"] == kept["disk_from"] == f"measured in {disk}"
+    assert rates() == f"measured, those of the disk measured in {disk}"
+    assert "disk rates " in hetmem("doctor", env=env).stdout
+    # A file of a disk that takes a thousandth of the time changes the plan, one without its rates is said to.
+    fast = tmp_path / "fast.json"
+    for key in ("disk_read", "disk_write", "disk_both"):
+        kept[key] *= 1000
+    fast.write_text(json.dumps(kept))
+    assert seconds("--machine", fast) < seconds()
+    assert rates("--machine", fast) == f"file, those of the disk measured in {disk}"
+    del kept["disk_read"]
+    fast.write_text(json.dumps(kept))
+    assert rates("--machine", fast) == "file, those of the disk assumed"
+    # Measured again without a disk, that of before stays.
+    again = doctor("--measure")
+    assert [again[key] for key in measured if "disk" in key] == [measured[key] for key in measured if "disk" in key]
+    for more, says in ((["--disk", disk], "--measure"), (["--measure", "--disk", tmp_path / "none"], "none"),
+                       (["--measure", "--disk", f"{disk},{disk}"], "once")):
+        done = hetmem("doctor", *more, env=env)
+        assert done.returncode == 2 and says in done.stderr
 
 
 def test_disks_that_cannot_be_used(models, data, tmp_path, disk):
