@@ -94,17 +94,46 @@ cudaMemcpyKind kind_of(CopyDirection direction) {
   return cudaMemcpyDefault;  // of either memory
 }
 
+ErrorKind error_kind_of(cudaError_t code) {
+  switch (code) {
+    case cudaErrorMemoryAllocation:
+      return ErrorKind::kDoesNotFit;
+    case cudaErrorInitializationError:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorDevicesUnavailable:  // another process has it to itself
+    case cudaErrorNoDevice:
+    case cudaErrorInvalidDevice:
+    case cudaErrorDeviceNotLicensed:
+    case cudaErrorDeviceUninitialized:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorSystemNotReady:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorCompatNotSupportedOnDevice:
+      return ErrorKind::kBadInput;
+    case cudaErrorECCUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorHardwareStackError:
+    case cudaErrorOperatingSystem:
+    case cudaErrorExternalDevice:
+    case cudaErrorUnknown:  // of a GPU that has left the bus, too
+      return ErrorKind::kStorage;
+    default:
+      return ErrorKind::kInternal;
+  }
+}
+
 }  // namespace
 
 void check_cuda(cudaError_t code, const std::string& asked) {
   if (code == cudaSuccess) return;
   cudaGetLastError();  // it is told once, unless the device cannot go on
-  const bool memory = code == cudaErrorMemoryAllocation;
-  throw Error(memory ? ErrorKind::kDoesNotFit : ErrorKind::kInternal,
-              std::string("CUDA could not ") + asked + ": " + cudaGetErrorName(code) + " (" +
-                  cudaGetErrorString(code) + "); " +
-                  (memory ? "lower --device-memory, which leaves more to CUDA itself"
-                          : "look at nvidia-smi and dmesg, or give --device cpu"));
+  const ErrorKind kind = error_kind_of(code);
+  throw Error(kind, std::string("CUDA could not ") + asked + ": " + cudaGetErrorName(code) + " (" +
+                        cudaGetErrorString(code) + "); " +
+                        (kind == ErrorKind::kDoesNotFit
+                             ? "lower --device-memory, which leaves more to CUDA itself"
+                             : "look at nvidia-smi and dmesg, or give --device cpu"));
 }
 
 struct CudaStream::State {

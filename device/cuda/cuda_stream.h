@@ -57,7 +57,8 @@ class CudaStream final : public Stream {
 };
 
 // Throws Error where `code` is not cudaSuccess, naming it and what was asked: kDoesNotFit where
-// memory is short, else kInternal.
+// memory is short, kBadInput where the GPU cannot be used here and now, kStorage where its memory
+// or a link has failed, as a copy that fails on the CPU does; else kInternal.
 void check_cuda(cudaError_t code, const std::string& asked);
 
 }  // namespace hetmem
