@@ -19,15 +19,21 @@ namespace hetmem::apps {
 namespace {
 
 std::atomic<bool> stop_requested{false};
-volatile std::sig_atomic_t signal_seen = 0;
+std::atomic<int> signal_seen{0};
+std::atomic<bool> termination_seen{false};  // after a hang-up
 
-// The first signal lets the step under way finish; the second ends the process at once. A terminal
-// that is closed hangs up more than once (the kernel and the shell each do): that is one signal.
+// The first signal lets the step under way finish; the second ends the process at once. A session
+// that is closed is one signal, though it sends several: the kernel and the shell each hang up, and
+// who ends its processes sends SIGTERM with that, before or after. Threads may take two at once.
 extern "C" void on_signal(int number) {
-  if (signal_seen == SIGHUP && number == SIGHUP) return;
-  if (signal_seen != 0) _exit(128 + number);
-  signal_seen = number;
-  stop_requested.store(true, std::memory_order_relaxed);
+  int first = 0;
+  if (signal_seen.compare_exchange_strong(first, number)) {
+    stop_requested.store(true, std::memory_order_relaxed);
+    return;
+  }
+  if (number == SIGHUP) return;
+  if (number == SIGTERM && first == SIGHUP && !termination_seen.exchange(true)) return;
+  _exit(128 + number);
 }
 
 void catch_signals() {
@@ -173,7 +179,7 @@ int train(const TrainConfig& config) {
                                : fmt::format("the model is in {}/final", result.out));
     if (result.steps > 0) output.print("the report is {}/report.html\n", result.out);
   }
-  return result.interrupted ? 128 + static_cast<int>(signal_seen) : 0;
+  return result.interrupted ? 128 + signal_seen : 0;
 }
 
 }  // namespace hetmem::apps

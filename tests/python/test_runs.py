@@ -544,22 +544,40 @@ def test_output_that_is_lost_is_an_error(models, arguments, reader):
     assert error.startswith("hetmem: error: cannot write to the standard output") and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("hangups", [1, 2])
-def test_a_hangup_saves_as_other_signals_do(models, data, tmp_path, hangups):
-    """A terminal that is closed sends more than one."""
-    whole = train(models["gpt2"], data, tmp_path / "whole", steps=4, **RUN)
-    out = tmp_path / "o"
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+def signalled(models, data, out, first, then):
+    """The exit code of a run that gets signals in its second step, and others at its end."""
     process = start(models["gpt2"], data, out, subprocess.DEVNULL, "step.begin:2", "step.done:2", steps=4)
-    process.send_signal(signal.SIGHUP)
+    for number in first:
+        process.send_signal(number)
     process.send_signal(signal.SIGCONT)
     os.waitpid(process.pid, os.WUNTRACED)
-    if hangups == 2:
-        process.send_signal(signal.SIGHUP)
+    for number in then:
+        process.send_signal(number)
     process.send_signal(signal.SIGCONT)
-    assert process.wait(timeout=60) == 129
+    return process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("first,then,codes", [
+    ([HUP], [], {129}), ([HUP], [HUP], {129}), ([HUP], [TERM], {129}), ([TERM], [HUP], {143}),
+    ([HUP, TERM], [], {129, 143}), ([HUP, TERM], [HUP], {129, 143})])
+def test_a_hangup_saves_as_other_signals_do(models, data, tmp_path, first, then, codes):
+    """A session that is closed sends more than one; so do systems that end its processes. Of two at once
+    either is the first: threads take them."""
+    whole = train(models["gpt2"], data, tmp_path / "whole", steps=4, **RUN)
+    out = tmp_path / "o"
+    assert signalled(models, data, out, first, then) in codes
     assert (out / "checkpoint-2").exists() and len(metrics(out)) == 2
     lines = train(models["gpt2"], data, out, steps=4, resume_from_checkpoint="latest", **RUN)
     assert values(lines) == values(whole)
+
+
+@pytest.mark.parametrize("first,then,code", [([HUP, TERM], [TERM], 143), ([HUP, TERM], [INT], 130), ([HUP], [INT], 130)])
+def test_a_second_request_after_a_hangup_ends_at_once(models, data, tmp_path, first, then, code):
+    assert signalled(models, data, tmp_path / "o", first, then) == code
+    assert not (tmp_path / "o" / "checkpoint-2").exists()
 
 
 def test_a_hangup_that_is_ignored_stays_so(models, data, tmp_path):
