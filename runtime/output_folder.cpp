@@ -87,9 +87,15 @@ std::vector<fs::path> written_by_runs(const fs::path& folder) {
   return paths;
 }
 
+std::string absolute_path(const std::string& path) {
+  std::error_code code;
+  const fs::path absolute = fs::absolute(path, code);
+  return code ? path : absolute.string();
+}
+
 fs::path topmost_missing(const fs::path& path) {
   std::error_code code;
-  fs::path missing = fs::absolute(path).lexically_normal();
+  fs::path missing = path.lexically_normal();
   if (!missing.has_filename()) missing = missing.parent_path();
   while (missing.has_relative_path() && !fs::exists(missing.parent_path(), code)) {
     missing = missing.parent_path();
@@ -113,15 +119,15 @@ void require_writable(const std::string& folder, const std::string& what) {
 }
 
 OutputFolder::OutputFolder(const TrainConfig& config, bool resuming, OutputLock& lock)
-    : path_(config.out.empty() ? default_out() : config.out) {
+    : name_(config.out.empty() ? default_out() : config.out), path_(absolute_path(name_)) {
   std::error_code code;
   const bool exists = fs::exists(path_, code);
   if (exists && !fs::is_directory(path_, code)) {
-    throw Error(ErrorKind::kBadInput, "--out " + path_ + " is not a folder");
+    throw Error(ErrorKind::kBadInput, "--out " + name_ + " is not a folder");
   }
   if (exists && !fs::is_empty(path_, code) && !resuming && !config.overwrite_output_dir) {
     throw Error(ErrorKind::kBadInput,
-                "--out " + path_ +
+                "--out " + name_ +
                     " is not empty; choose another folder, resume from it, or give "
                     "--overwrite-output-dir");
   }
@@ -133,7 +139,7 @@ OutputFolder::OutputFolder(const TrainConfig& config, bool resuming, OutputLock&
     throw Error(error.kind(), std::string("--out: ") + error.what());
   }
   if (!lock.held()) lock = OutputLock(path_);
-  require_writable(path_, "--out " + path_);
+  require_writable(path_, "--out " + name_);
 }
 
 // Others may have begun to use a folder above it, or the folder itself.
@@ -145,7 +151,7 @@ OutputFolder::~OutputFolder() {
     remove_old_run();
   } catch (const std::exception&) {  // the error that ended the run is on its way
   }
-  fs::path folder = fs::absolute(path_, code).lexically_normal();
+  fs::path folder = fs::path(path_).lexically_normal();
   if (!folder.has_filename()) folder = folder.parent_path();
   while (fs::remove(folder, code) && folder != created_) folder = folder.parent_path();
 }

@@ -31,6 +31,9 @@ class OutputFolder {
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
+  // As it was given, for whoever reads it.
+  const std::string& name() const { return name_; }
+  // The same place from wherever the process goes meanwhile.
   const std::string& path() const { return path_; }
   void keep() { kept_ = true; }
   // What another run left here, where --overwrite-output-dir is given. What no run has written
@@ -43,6 +46,7 @@ class OutputFolder {
  private:
   void find_old_run(const TrainConfig& config);
 
+  std::string name_;
   std::string path_;
   std::filesystem::path created_;  // the folder, or the first of those above it that were not there
   bool kept_ = false;

@@ -210,14 +210,15 @@ class Loop {
   RunResult drive(Trainer& trainer, OutputFolder* folder) {
     std::optional<CheckpointWriter> checkpoints;
     if (folder != nullptr) {
+      out_ = folder->path();
       begin_writing(trainer, *folder);
       checkpoints.emplace(trainer, folder->path(), config_.save_total_limit);
     }
     trainer.set_total_steps(total_steps_);
     RunResult result;
-    if (folder != nullptr) result.out = folder->path();
+    if (folder != nullptr) result.out = folder->name();
     result.set_aside = set_aside_;
-    report_.emplace(config_, trainer, result.out);
+    report_.emplace(config_, trainer, out_);
     try {
       take_steps(trainer, folder, checkpoints, result);
     } catch (const Error& error) {
@@ -240,7 +241,7 @@ class Loop {
       result.device = report.device;
       result.host = report.host;
       result.disk = report.disk;
-      after_step(trainer, before, result.out, checkpoints);
+      after_step(trainer, before, checkpoints);
     }
     if (checkpoints) hold_error([&] { checkpoints->finish(); });
     if (folder != nullptr) folder->keep();
@@ -294,13 +295,13 @@ class Loop {
     result.checkpoints = checkpoints.use();
     try {
       if (!result.interrupted) {
-        save_model(trainer, result.out + "/final");
+        save_model(trainer, out_ + "/final");
       } else if (checkpoints.newest() != trainer.steps_done()) {
-        save_checkpoint(trainer, checkpoint_path(result.out, trainer.steps_done()), &position_);
-        prune_checkpoints(result.out, config_.save_total_limit, trainer.steps_done());
+        save_checkpoint(trainer, checkpoint_path(out_, trainer.steps_done()), &position_);
+        prune_checkpoints(out_, config_.save_total_limit, trainer.steps_done());
       }
     } catch (const Error& error) {
-      throw Error(error.kind(), std::string(error.what()) + "; " + last_complete(result.out));
+      throw Error(error.kind(), std::string(error.what()) + "; " + last_complete(out_));
     }
   }
 
@@ -395,15 +396,14 @@ class Loop {
   }
 
   // `before`: the steps done until the one of the data.
-  void after_step(Trainer& trainer, int64_t before, const std::string& out,
-                  std::optional<CheckpointWriter>& checkpoints) {
+  void after_step(Trainer& trainer, int64_t before, std::optional<CheckpointWriter>& checkpoints) {
     const auto is_due = [&](int64_t every) {
       return every > 0 && trainer.steps_done() / every > before / every;
     };
     if (checkpoints) {
       hold_error([&] { checkpoints->check(); });
       if (checkpoint_error_) return;
-      write_new_plan(trainer, out);
+      write_new_plan(trainer, out_);
     }
     evaluated_last_ = eval_data_ && is_due(config_.eval_steps);
     if (evaluated_last_) evaluate(trainer);
@@ -422,6 +422,7 @@ class Loop {
   OutputLock lock_;           // before all that writes
   int64_t newest_kept_ = -1;  // what --out holds of later steps is of a branch that is left
   std::vector<std::string> set_aside_;
+  std::string out_;  // the folder that is written, from anywhere; empty: none
   const std::function<void(const RunProgress&)>& on_progress_;
   const std::atomic<bool>& stop_;
   std::function<void()> between_;

@@ -363,6 +363,17 @@ def test_ctrl_c_ends_an_evaluation_and_a_text(models, data, tmp_path):
         assert trainer.steps_done == 0
 
 
+def test_a_run_stays_in_its_folder_when_the_process_goes_to_another(models, data, tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with hetmem.Trainer(models["gpt2"], out="runs/o", save_steps=1, batch_size=2, sequence_length=33) as trainer:
+        result = trainer.train(data, steps=3, callbacks=lambda _: os.chdir(tmp_path / "there"))
+    assert result.out == "runs/o" and not list((tmp_path / "there").iterdir())
+    written = {path.name for path in (tmp_path / "here" / "runs" / "o").iterdir()}
+    assert written >= {"checkpoint-2", "checkpoint-3", "final", "report.html", "access_trace.json"}
+
+
 def test_a_fork_is_refused_and_ends_well(models, data):
     done = python("""
 import os, sys, hetmem
