@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "io/manifest.h"
 #include "python/bindings.h"
 #include "runtime/generate_config.h"
 #include "runtime/plan_report.h"
@@ -110,6 +111,7 @@ PYBIND11_MODULE(_hetmem, module) {
   module.def("read_config_file", &read_config_file);
   module.def("nearest_name", &nearest_name);
   module.def("refuse_data_options", &refuse_data_options);
+  module.def("unlisted_entry", &unlisted_entry);
   // The object that `hetmem plan --json` prints, and what it prints without.
   module.def("plan", [](const OptionValues& values) {
     const py::gil_scoped_release released;

@@ -349,7 +349,7 @@ class Trainer:
         Args:
             folder: must not be there, or be empty.
             checkpoint: with optimizer state and counts, for `resume_from_checkpoint`.
-            overwrite: a folder that was written by hetmem is replaced.
+            overwrite: a folder that holds what hetmem has written, and nothing else, is replaced.
 
         Raises:
             ValueError: the folder is there and holds something.
@@ -357,11 +357,12 @@ class Trainer:
         """
         path = os.fspath(folder)
         if os.path.isdir(path) and os.listdir(path):
-            ours = os.path.exists(os.path.join(path, "manifest.json"))
-            if not overwrite or not ours:
-                what = "give overwrite=True" if ours else "it was not written by hetmem"
-                raise ValueError(f"{path} is not empty; choose another folder, or {what}" if ours else
-                                 f"{path} is not empty and {what}; choose another folder")
+            foreign = _hetmem.unlisted_entry(path)
+            if foreign:
+                raise ValueError(f"{path} is not empty, and {foreign} in it was not written by hetmem; move "
+                                 "it away or choose another folder")
+            if not overwrite:
+                raise ValueError(f"{path} is not empty; choose another folder, or give overwrite=True")
         self._trainer.save(path, checkpoint)
 
     def set_budget(self, device_memory: str | int | None = None,

@@ -506,6 +506,13 @@ def test_save_refuses_what_it_would_remove(models, tmp_path):
         with pytest.raises(ValueError, match="overwrite=True"):
             trainer.save(tmp_path / "ours")
         trainer.save(tmp_path / "ours", overwrite=True)
+        # What others have put there since is no part of it.
+        for checkpoint in (False, True):
+            (tmp_path / "ours" / "notes.txt").write_text("mine")
+            with pytest.raises(ValueError, match="not empty, and notes.txt in it was not written by hetmem"):
+                trainer.save(tmp_path / "ours", checkpoint=checkpoint, overwrite=True)
+            (tmp_path / "ours" / "notes.txt").unlink()
+            trainer.save(tmp_path / "ours", checkpoint=checkpoint, overwrite=True)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
