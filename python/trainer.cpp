@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -98,6 +99,7 @@ class PythonTrainer {
  public:
   explicit PythonTrainer(const OptionValues& values) {
     const TrainConfig config = resolve_config(values);
+    if (!config.out.empty()) out_ = std::filesystem::absolute(config.out).string();
     const std::string resume = resume_folder(config);
     if (config.machine.empty()) keep_rates(device_of(config));
     trainer_ = std::make_unique<Trainer>(config, config.steps.value_or(kNoEnd));
@@ -236,11 +238,12 @@ class PythonTrainer {
     };
     const auto report = [&](const RunProgress& progress) {
       turns_.pass();
-      wrote_folder_ = true;  // where there is one, it was taken
       unless_stopped([&] { return tell(on_progress, progress); });
     };
+    std::string given_out;
     const RunResult result = use([&](Trainer& trainer) {
       TrainConfig config = trainer.config();
+      given_out = std::exchange(config.out, out_);
       config.steps.reset();
       config.epochs.reset();
       for (const auto& [name, texts] : options) {
@@ -252,9 +255,10 @@ class PythonTrainer {
       if (trainer_ == nullptr) throw Error(ErrorKind::kBadInput, "this Trainer is closed");
       const InTrain mark(in_train_);
       const Continuation from{from_here,
-                              wrote_folder_,
+                              wrote_,
                               resumed_,
                               trained_on_,
+                              [&](const RunMark& run) { wrote_ = run; },
                               [&](const DataPosition& data) { trained_on_ = data; },
                               [&] { unless_stopped([] { return true; }); }};
       return run_training(trainer, config, from, report, stop);
@@ -263,7 +267,7 @@ class PythonTrainer {
     py::dict ended;
     ended["steps"] = result.steps;
     ended["loss"] = result.last_loss;
-    ended["out"] = result.out;
+    ended["out"] = given_out;
     ended["interrupted"] = result.interrupted;
     return ended;
   }
@@ -332,7 +336,8 @@ class PythonTrainer {
   ResumedFrom resumed_;
   std::optional<DataPosition> trained_on_;  // none: of single steps alone
   std::thread::id in_train_;
-  bool wrote_folder_ = false;
+  std::string out_;               // --out from wherever the process goes; empty: none
+  std::optional<RunMark> wrote_;  // of the last train() that had a folder
   pid_t owner_ = getpid();
 };
 

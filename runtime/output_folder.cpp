@@ -1,5 +1,6 @@
 #include "runtime/output_folder.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -116,6 +117,26 @@ void require_writable(const std::string& folder, const std::string& what) {
   if (::access(folder.c_str(), W_OK | X_OK) == 0) return;
   throw Error(ErrorKind::kBadInput,
               what + ": the folder " + folder + " does not exist or cannot be written to");
+}
+
+RunMark mark_of_run(const std::string& folder) {
+  struct stat status {};
+  if (::stat((folder + "/config.yaml").c_str(), &status) != 0) return {};
+  constexpr int64_t kNanoseconds = 1'000'000'000;
+  return {status.st_dev, status.st_ino,
+          status.st_mtim.tv_sec * kNanoseconds + status.st_mtim.tv_nsec};
+}
+
+void require_run(const std::string& folder, const RunMark& mark) {
+  std::error_code code;
+  if (!fs::exists(folder, code) || fs::is_empty(folder, code)) return;
+  if (mark_of_run(folder) == mark) return;
+  throw Error(
+      ErrorKind::kBadInput,
+      "--out " + folder +
+          " is no longer what this run wrote: its config.yaml is another one, of a run that "
+          "has written there since; save a checkpoint elsewhere, and go on from it with "
+          "another --out");
 }
 
 OutputFolder::OutputFolder(const TrainConfig& config, bool resuming, OutputLock& lock)

@@ -8,6 +8,7 @@
 //   folder.keep();             // something is in it now
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -21,6 +22,18 @@ namespace hetmem {
 bool is_inside(const std::filesystem::path& path, const std::filesystem::path& folder);
 // Throws Error (kBadInput) that begins with `what`.
 void require_writable(const std::string& folder, const std::string& what);
+
+// By what a run knows the folder that it has written again: its config.yaml, which every run into
+// it writes anew as it begins.
+struct RunMark {
+  uint64_t device = 0;
+  uint64_t file = 0;
+  int64_t modified = 0;  // nanoseconds
+  friend bool operator==(const RunMark&, const RunMark&) = default;
+};
+RunMark mark_of_run(const std::string& folder);
+// Throws Error (kBadInput) where the folder holds something and has another mark.
+void require_run(const std::string& folder, const RunMark& mark);
 
 class OutputFolder {
  public:

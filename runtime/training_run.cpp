@@ -170,10 +170,11 @@ class Loop {
     start_trace();
     if (config_.out.empty()) return drive(trainer, nullptr);
     const std::string& resumed = from.resumed.folder;
-    OutputFolder folder(
-        config_, from.wrote_folder || (!resumed.empty() && is_inside(resumed, config_.out)), lock_);
-    newest_kept_ =
-        from.wrote_folder ? trainer.steps_done() : branch_point(from.resumed, folder.path());
+    if (from.wrote) require_run(config_.out, *from.wrote);
+    OutputFolder folder(config_,
+                        from.wrote || (!resumed.empty() && is_inside(resumed, config_.out)), lock_);
+    newest_kept_ = from.wrote ? trainer.steps_done() : branch_point(from.resumed, folder.path());
+    on_folder_ = from.on_folder;
     return drive(trainer, &folder);
   }
 
@@ -276,6 +277,7 @@ class Loop {
     metrics_.emplace(File::open_for_appending(metrics_path));
     metrics_end_ = metrics_->size();
     write_text_file(folder.path() + "/config.yaml", to_yaml(config_));
+    if (on_folder_) on_folder_(mark_of_run(folder.path()));
     write_plan(trainer, folder.path());
     op_seconds_ = trainer.access_trace().op_seconds;
   }
@@ -426,6 +428,7 @@ class Loop {
   const std::function<void(const RunProgress&)>& on_progress_;
   const std::atomic<bool>& stop_;
   std::function<void()> between_;
+  std::function<void(const RunMark&)> on_folder_;
   std::function<void(const DataPosition&)> on_data_;
   ModelConfig model_;
   int64_t sequence_;

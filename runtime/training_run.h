@@ -4,12 +4,14 @@
 
 #include <atomic>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "io/token_dataset.h"
 #include "runtime/checkpoint.h"
 #include "runtime/checkpoint_writer.h"
+#include "runtime/output_folder.h"
 #include "runtime/plan_report.h"
 #include "runtime/train_config.h"
 #include "runtime/trainer.h"
@@ -58,12 +60,14 @@ RunResult run_training(const TrainConfig& config,
 // The same with a Trainer that is there already. `on_progress` may take steps on it: they count as
 // steps of the run, but not as further ones, and take none of the data.
 struct Continuation {
-  bool from_here = false;     // --steps and --epochs are further ones, else those of the whole run
-  bool wrote_folder = false;  // what --out holds is this trainer's
-  ResumedFrom resumed;        // where the trainer began, if it did with a checkpoint
+  bool from_here = false;  // --steps and --epochs are further ones, else those of the whole run
+  std::optional<RunMark> wrote;  // what --out holds is this trainer's, else the call is refused
+  ResumedFrom resumed;           // where the trainer began, if it did with a checkpoint
   // What it was trained on last, where that is known. The same data go on from there; others begin
   // with the next step, unless they are to end a run that was resumed: those are refused.
   std::optional<DataPosition> data;
+  // Called when --out is this run's, before its first step.
+  std::function<void(const RunMark&)> on_folder;
   // Called when a step on data is taken, before anything else that may fail.
   std::function<void(const DataPosition&)> on_data;
   std::function<void()> between;  // called between the batches of evaluations; may set `stop`

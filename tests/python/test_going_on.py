@@ -134,6 +134,45 @@ def test_checkpoints_of_a_run_say_the_same(models, data, others, tmp_path):
     assert resumed(models["gpt2"], checkpoint, [(others, {})], **RUN) == whole[2:]
 
 
+def files_in(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("more", [dict(overwrite_output_dir=True), dict(resume_from_checkpoint="latest", steps=4)])
+def test_a_folder_that_another_run_has_taken_is_left_to_it(models, data, tmp_path, more):
+    """Between two calls, by replacing what the first has written or by going on with it."""
+    out = tmp_path / "out"
+    flags = RUN | dict(save_steps=1)
+    with hetmem.Trainer(models["gpt2"], out=out, **flags) as trainer:
+        trainer.train(data, steps=2)
+        trainer.train(data, steps=1)
+        train(models["gpt2"], data, out, **(flags | dict(steps=2) | more))
+        theirs = files_in(out)
+        with pytest.raises(ValueError, match=f"--out {out} is no longer what this run wrote"):
+            trainer.train(data, steps=1)
+        assert files_in(out) == theirs
+        trainer.save(tmp_path / "mine", checkpoint=True)
+        shutil.rmtree(out)
+        trainer.train(data, steps=1)  # where there is nothing, nothing is lost
+        assert trainer.steps_done == 4 and [line["step"] for line in metrics(out)] == [4]
+        trainer.train(data, steps=1)
+    with hetmem.Trainer(models["gpt2"], resume_from_checkpoint=tmp_path / "mine", **RUN) as trainer:
+        assert trainer.steps_done == 3
+
+
+def test_a_folder_of_a_call_that_failed_is_taken_again(models, data, tmp_path):
+    """It was there, and holds what the run had begun to write."""
+    (tmp_path / "out").mkdir()
+    with hetmem.Trainer(models["gpt2"], out=tmp_path / "out", **RUN) as trainer:
+        weight = trainer.parameters()["transformer.wte.weight"]
+        trainer.parameters()["transformer.wte.weight"] = np.full_like(weight, np.inf)
+        with pytest.raises(hetmem.NonFinite):
+            trainer.train(data, steps=1)
+        trainer.parameters()["transformer.wte.weight"] = weight
+        trainer.train(data, steps=1)
+    assert (tmp_path / "out" / "final").exists()
+
+
 def test_a_callback_that_fails_loses_no_place(models, data):
     def fail(result):
         raise ZeroDivisionError
