@@ -146,7 +146,11 @@ class PythonTrainer {
     const std::vector<int32_t> ids = copy_of(tokens);
     return use([&](Trainer& trainer) {
       const int64_t length = trainer.total_steps();
-      leave_ended_training(trainer);
+      if (in_train_ == std::thread::id()) {
+        leave_ended_training(trainer);
+      } else if (lengthened_) {  // also the schedule, for this step as for those that follow
+        trainer.set_total_steps(length + 1);
+      }
       try {
         const StepReport report = trainer.step(ids);
         if (trained_on_) ++trained_on_->first;  // the data go on where they are
@@ -261,6 +265,7 @@ class PythonTrainer {
                               [&](const RunMark& run) { wrote_ = run; },
                               [&](const DataPosition& data) { trained_on_ = data; },
                               [&] { unless_stopped([] { return true; }); }};
+      lengthened_ = ends_with_data(config, from);
       return run_training(trainer, config, from, report, stop);
     });
     if (interrupt) throw py::error_already_set(*interrupt);
@@ -297,8 +302,7 @@ class PythonTrainer {
   void leave_ended_training(Trainer& trainer) const {
     const int64_t done = trainer.steps_done();
     const int64_t own = trainer.config().steps.value_or(kNoEnd);
-    const bool in_train = in_train_ != std::thread::id();
-    if (!in_train && done >= trainer.total_steps() && done < own) trainer.set_total_steps(own);
+    if (done >= trainer.total_steps() && done < own) trainer.set_total_steps(own);
   }
 
   static bool tell(const py::function& on_progress, const RunProgress& progress) {
@@ -336,6 +340,7 @@ class PythonTrainer {
   ResumedFrom resumed_;
   std::optional<DataPosition> trained_on_;  // none: of single steps alone
   std::thread::id in_train_;
+  bool lengthened_ = false;       // the train() of in_train_, by steps on other data
   std::string out_;               // --out from wherever the process goes; empty: none
   std::optional<RunMark> wrote_;  // of the last train() that had a folder
   pid_t owner_ = getpid();

@@ -160,7 +160,7 @@ class Loop {
     on_data_ = from.on_data;
     check_trace(config_.trace);
     position_.first = first_step(trainer, from);
-    ends_with_data_ = from.from_here || !has_fixed_end(from.resumed);
+    ends_with_data_ = ends_with_data(config_, from);
     total_steps_ = from.from_here ? trainer.steps_done() + config_.steps.value_or(steps_of_epochs())
                                   : end_of_run(from.resumed);
     if (trainer.steps_done() >= total_steps_) {
@@ -182,10 +182,6 @@ class Loop {
   int64_t steps_of_epochs() const {
     return std::max<int64_t>(1, std::llround(config_.epochs.value_or(1.0) *
                                              static_cast<double>(sampler_.steps_per_epoch())));
-  }
-
-  bool has_fixed_end(const ResumedFrom& resumed) const {
-    return config_.steps || (!config_.epochs && resumed.total_steps);
   }
 
   // A run that was resumed and is told nothing else ends where it would have ended.
@@ -468,6 +464,10 @@ double evaluate_all(Trainer& trainer, const TokenDataset& data,
     sum += trainer.evaluate(tokens, between) * static_cast<double>(count);
   }
   return sum / static_cast<double>(data.windows());
+}
+
+bool ends_with_data(const TrainConfig& config, const Continuation& from) {
+  return from.from_here || !(config.steps || (!config.epochs && from.resumed.total_steps));
 }
 
 std::string resume_folder(const TrainConfig& config) {

@@ -72,6 +72,9 @@ struct Continuation {
   std::function<void(const DataPosition&)> on_data;
   std::function<void()> between;  // called between the batches of evaluations; may set `stop`
 };
+// Whether the run ends with the last of its steps on data, so that others make it longer; else its
+// length counts them.
+bool ends_with_data(const TrainConfig& config, const Continuation& from);
 // Without --out nothing is written.
 RunResult run_training(Trainer& trainer, const TrainConfig& config, const Continuation& from,
                        const std::function<void(const RunProgress&)>& on_progress,

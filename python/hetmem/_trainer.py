@@ -279,8 +279,8 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C, when the step under way is done; with `out` a checkpoint
                 is written. The trainer can go on.
             ValueError: an option or the data are not what they must be; no step is left; another run has
-                written into `out` since the last call; or a resumed run is to be ended with other data than those of its checkpoint (with `steps` or
-                `epochs` given here, others may follow).
+                written into `out` since the last call; or a resumed run is to be ended with other data
+                than those of its checkpoint (with `steps` or `epochs` given here, others may follow).
             NonFinite: as of step().
             OSError: the data or `out` failed.
         """

@@ -239,6 +239,23 @@ def test_steps_of_a_callback_are_steps_of_the_run(models, data, tokens):
             assert (len(result.losses), result.steps, result.interrupted) == (steps, 2 * steps, False)
 
 
+@pytest.mark.parametrize("given", [dict(steps=3), dict(epochs=3), {}])
+def test_steps_of_a_callback_are_within_the_schedule(models, tokens, given):
+    """Each makes it longer by itself before it is taken: the rate is linear in what is left and 0 after the
+    last step."""
+    other = np.arange(2 * 34, dtype=np.int32).reshape(2, 34)
+    epoch = tokens[: 33 * 2 + 1]
+    rates = []
+
+    def step_too(result):
+        rates.extend((result.learning_rate, trainer.step(other).learning_rate))
+
+    with hetmem.Trainer(models["gpt2"], **RUN, **({} if given else dict(epochs=3))) as trainer:
+        trainer.train(epoch, callbacks=step_too, **given)
+    lengths = [3, 4, 4, 5, 5, 6]
+    assert rates == [1e-3 * ((length - k) / length) for k, length in enumerate(lengths)]
+
+
 def test_what_fails_after_a_step_leaves_its_place(models, data, others, tmp_path):
     """The file of metrics meets a limit on the size of files: the step is taken, its line is not."""
     done = python("""
