@@ -6,7 +6,6 @@
 
 #include "chunk_manager/chunk_snapshot.h"
 #include "core/error.h"
-#include "core/split_master.h"
 
 namespace hetmem {
 
@@ -38,6 +37,10 @@ ChunkManager::ChunkManager(const ChunkLayout& layout, const MomentLists& moments
       pins_(layout.chunks.size(), 0),
       page_(disk) {
   HETMEM_ASSERT(moments.count >= 0 && moments.count <= 2);
+  rooms_.push_back({&host, MemorySpace::kHost});
+  // On the processor both tiers are in one memory.
+  const bool one_memory = transfers.to_host().kind() == DeviceKind::kCpu;
+  if (one_memory) rooms_.push_back({&device, MemorySpace::kDevice});
 }
 
 const std::vector<bool> ChunkManager::residents() const {
@@ -212,49 +215,63 @@ void ChunkManager::copy_in(ChunkHome& to, ChunkList list, int64_t first, int64_t
   }
 }
 
-void ChunkManager::read_halves(ChunkHome& from, int64_t first, int64_t count, float* to) {
-  std::vector<uint16_t> high(static_cast<size_t>(count));
-  std::vector<int16_t> lower(static_cast<size_t>(count));
-  copy_out(from, ChunkList::kWeights, first, count, high.data());
-  copy_out(from, ChunkList::kLow, first, count, lower.data());
-  for (size_t i = 0; i < high.size(); ++i) to[i] = join_master(high[i], lower[i]);
+bool ChunkManager::is_plain(const ChunkHome& home, ChunkList list) const {
+  return !home.on_disk(list) && home.dtype(list) != DType::kBFloat16 &&
+         home.memory(list).space == MemorySpace::kHost;
 }
 
-void ChunkManager::write_halves(ChunkHome& to, int64_t first, int64_t count, const float* from) {
-  std::vector<uint16_t> high(static_cast<size_t>(count));
-  std::vector<int16_t> lower(static_cast<size_t>(count));
-  for (size_t i = 0; i < high.size(); ++i) {
-    const SplitMaster halves = split_master(from[i]);
-    high[i] = halves.hi;
-    lower[i] = halves.lo;
+// Beside a disk they are in staging_bytes().
+std::vector<SpareRoom> ChunkManager::rooms_of_blocks() const {
+  return tiers_.disk == nullptr ? rooms_ : std::vector<SpareRoom>{};
+}
+
+void ChunkManager::make_blocks(ChunkList list, int tensor, ListBlocks& blocks) const {
+  int64_t largest = 0;
+  bool split = false;
+  for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {
+    if (is_plain(home(at.chunk), list)) continue;
+    largest = std::max(largest, layout_.piece(at).elements);
+    split = split || home(at.chunk).dtype(list) == DType::kBFloat16;
   }
-  copy_in(to, ChunkList::kWeights, first, count, high.data());
-  copy_in(to, ChunkList::kLow, first, count, lower.data());
+  if (largest > 0) blocks.make(rooms_of_blocks(), largest, kBlock, split);
+}
+
+void ChunkManager::read_block(ChunkHome& from, ChunkList list, int64_t first, int64_t count,
+                              ListBlocks& to) {
+  if (from.dtype(list) != DType::kBFloat16) return copy_out(from, list, first, count, to.values());
+  copy_out(from, list, first, count, to.high());
+  copy_out(from, ChunkList::kLow, first, count, to.low());
+  to.join(count);
+}
+
+void ChunkManager::write_block(ChunkHome& to, ChunkList list, int64_t first, int64_t count,
+                               ListBlocks& from) {
+  if (to.dtype(list) != DType::kBFloat16) return copy_in(to, list, first, count, from.values());
+  from.split(count);
+  copy_in(to, list, first, count, from.high());
+  copy_in(to, ChunkList::kLow, first, count, from.low());
 }
 
 void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
-  std::vector<float> block;
+  ListBlocks blocks;
+  make_blocks(list, tensor, blocks);
   for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {
     const ChunkPin pinned = pin(at.chunk);
     const ChunkPiece& piece = layout_.piece(at);
     ChunkHome& from = homes_[static_cast<size_t>(at.chunk)];
     HETMEM_ASSERT(from.has(list));
-    const bool split = from.dtype(list) == DType::kBFloat16;
-    const bool plain = !split && !from.on_disk(list);
-    for (int64_t first = 0; first < piece.elements; first += kBlock) {
-      const int64_t count = std::min(kBlock, piece.elements - first);
-      if (plain && from.memory(list).space == MemorySpace::kHost) {
+    const bool plain = is_plain(from, list);
+    const int64_t most = plain ? kBlock : blocks.elements();
+    for (int64_t first = 0; first < piece.elements; first += most) {
+      const int64_t count = std::min(most, piece.elements - first);
+      const int64_t words = words_of(from.dtype(list), count);
+      if (plain) {
         const TensorView part = part_of_list(from.memory(list), piece.offset + first, count);
-        sink(static_cast<const float*>(part.data), words_of(from.dtype(list), count));
-        continue;
-      }
-      block.resize(static_cast<size_t>(kBlock));
-      if (split) {
-        read_halves(from, piece.offset + first, count, block.data());
+        sink(static_cast<const float*>(part.data), words);
       } else {
-        copy_out(from, list, piece.offset + first, count, block.data());
+        read_block(from, list, piece.offset + first, count, blocks);
+        sink(blocks.values(), words);
       }
-      sink(block.data(), words_of(from.dtype(list), count));
     }
   }
   page_.flush();
@@ -262,29 +279,25 @@ void ChunkManager::read(ChunkList list, int tensor, const Sink& sink) {
 
 void ChunkManager::write(ChunkList list, int tensor, const Source& source) {
   if (snapshot_ != nullptr) snapshot_->wait();
-  std::vector<float> block;
+  ListBlocks blocks;
+  make_blocks(list, tensor, blocks);
   int64_t done = 0;
   for (const PieceOf& at : layout_.pieces[static_cast<size_t>(tensor)]) {
     const ChunkPin pinned = pin(at.chunk);
     const ChunkPiece& piece = layout_.piece(at);
     ChunkHome& to = homes_[static_cast<size_t>(at.chunk)];
     HETMEM_ASSERT(to.has(list));
-    const bool split = to.dtype(list) == DType::kBFloat16;
-    const bool plain = !split && !to.on_disk(list);
-    for (int64_t first = 0; first < piece.elements; first += kBlock) {
-      const int64_t count = std::min(kBlock, piece.elements - first);
+    const bool plain = is_plain(to, list);
+    const int64_t most = plain ? kBlock : blocks.elements();
+    for (int64_t first = 0; first < piece.elements; first += most) {
+      const int64_t count = std::min(most, piece.elements - first);
       const int64_t words = words_of(to.dtype(list), count);
-      if (plain && to.memory(list).space == MemorySpace::kHost) {
+      if (plain) {
         const TensorView part = part_of_list(to.memory(list), piece.offset + first, count);
         source(static_cast<float*>(part.data), done, words);
       } else {
-        block.resize(static_cast<size_t>(kBlock));
-        source(block.data(), done, words);
-        if (split) {
-          write_halves(to, piece.offset + first, count, block.data());
-        } else {
-          copy_in(to, list, piece.offset + first, count, block.data());
-        }
+        source(blocks.values(), done, words);
+        write_block(to, list, piece.offset + first, count, blocks);
       }
       done += words;
     }

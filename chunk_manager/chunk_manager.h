@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "chunk_manager/chunk_home.h"
+#include "chunk_manager/list_blocks.h"
 #include "chunk_manager/open_page.h"
 #include "core/tensor_view.h"
 #include "device/tier.h"
@@ -107,8 +108,8 @@ class ChunkManager {
   int pins(int chunk) const { return pins_[static_cast<size_t>(chunk)]; }
 
   // Reads or writes a tensor in fp32, elements in order, wherever it is, in blocks of up to kBlock
-  // elements; moments in 8 bits as they are, word by word of their records (words_of()). Nothing
-  // may be under way with its chunks.
+  // elements, fewer where tiers have no room for them; moments in 8 bits as they are, word by word
+  // of their records (words_of()). Nothing may be under way with its chunks.
   static constexpr int64_t kBlock = kPageElements;
   using Sink = std::function<void(const float* data, int64_t count)>;
   using Source = std::function<void(float* destination, int64_t first, int64_t count)>;
@@ -128,14 +129,19 @@ class ChunkManager {
   void copy_list(ChunkList list, int chunk, ChunkHome& from, ChunkHome& to);
   void copy_out(ChunkHome& from, ChunkList list, int64_t first, int64_t count, void* to);
   void copy_in(ChunkHome& to, ChunkList list, int64_t first, int64_t count, const void* from);
-  // The weights of a chunk that is split, in fp32.
-  void read_halves(ChunkHome& from, int64_t first, int64_t count, float* to);
-  void write_halves(ChunkHome& to, int64_t first, int64_t count, const float* from);
+  // Between a list, or the two of weights that are split, and blocks.
+  void read_block(ChunkHome& from, ChunkList list, int64_t first, int64_t count, ListBlocks& to);
+  void write_block(ChunkHome& to, ChunkList list, int64_t first, int64_t count, ListBlocks& from);
+  // For all of a tensor; none where its memory is the host's.
+  void make_blocks(ChunkList list, int tensor, ListBlocks& blocks) const;
+  bool is_plain(const ChunkHome& home, ChunkList list) const;
+  std::vector<SpareRoom> rooms_of_blocks() const;
 
   const ChunkLayout& layout_;
   const MomentLists moments_;
   const HomeTiers tiers_;
   TransferEngine& transfers_;
+  std::vector<SpareRoom> rooms_;  // of snapshots and blocks
   std::vector<ChunkHome> homes_;
   std::vector<int> pins_;
   OpenPage page_;

@@ -5,15 +5,10 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/split_master.h"
 #include "core/trace.h"
 
 namespace hetmem {
 namespace {
-
-// Elements that are read at once at least, also where the tier has no room for them: there is no
-// reading without.
-constexpr int64_t kLeastBlock = 4096;
 
 CopyDirection direction_of(MemorySpace from, MemorySpace to) {
   if (from == to) return CopyDirection::kWithin;
@@ -22,16 +17,12 @@ CopyDirection direction_of(MemorySpace from, MemorySpace to) {
 
 }  // namespace
 
-ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& transfers)
+ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, TransferEngine& transfers)
     : chunks_(chunks),
-      rooms_{{&host, MemorySpace::kHost}},
       page_(chunks.disk()),
       reading_(transfers.make_stream("checkpoint")),
       sparing_(transfers.make_stream("spare copies")) {
   HETMEM_ASSERT(chunks.snapshot_ == nullptr);
-  // On the processor both tiers are in one memory.
-  const bool one_memory = reading_->kind() == DeviceKind::kCpu;
-  if (one_memory) rooms_.push_back({&chunks.tiers_.device, MemorySpace::kDevice});
   for (int c = 0; c < static_cast<int>(chunks.layout().chunks.size()); ++c) {
     const ChunkShape& shape = chunks.layout().chunks[static_cast<size_t>(c)];
     const int lists = chunks.lists(c);
@@ -47,25 +38,11 @@ ChunkSnapshot::ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& t
   chunks.snapshot_ = this;
 }
 
-// What make() makes in the first of the rooms that it fits in.
-template <typename Make>
-auto ChunkSnapshot::first_that_fits(const Make& make) const
-    -> std::optional<decltype(make(std::declval<const Room&>()))> {
-  for (const Room& room : rooms_) {
-    try {
-      return make(room);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::kDoesNotFit) throw;
-    }
-  }
-  return std::nullopt;
-}
-
 ChunkSnapshot::~ChunkSnapshot() { chunks_.snapshot_ = nullptr; }
 
 void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& sink) {
-  if (block_.empty()) make_blocks();
-  const auto most = static_cast<int64_t>(block_.size());
+  if (blocks_.empty()) make_blocks();
+  const int64_t most = blocks_.elements();
   for (const PieceOf& at : chunks_.layout().pieces[static_cast<size_t>(tensor)]) {
     const ChunkPiece& piece = chunks_.layout().piece(at);
     for (int64_t first = 0; first < piece.elements; first += most) {
@@ -73,49 +50,30 @@ void ChunkSnapshot::read(ChunkList list, int tensor, const ChunkManager::Sink& s
       const bool last = first + count == piece.elements;
       const int64_t from = piece.offset + first;
       if (chunks_.dtype(list, at.chunk) == DType::kBFloat16) {
-        read_block(list, at.chunk, from, count, false, high_.data());
-        read_block(ChunkList::kLow, at.chunk, from, count, last, low_.data());
-        for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-          block_[i] = join_master(high_[i], low_[i]);
-        }
+        read_block(list, at.chunk, from, count, false, blocks_.high());
+        read_block(ChunkList::kLow, at.chunk, from, count, last, blocks_.low());
+        blocks_.join(count);
       } else {
-        read_block(list, at.chunk, from, count, last, block_.data());
+        read_block(list, at.chunk, from, count, last, blocks_.values());
       }
-      sink(block_.data(), words_of(chunks_.dtype(list, at.chunk), count));
+      sink(blocks_.values(), words_of(chunks_.dtype(list, at.chunk), count));
     }
   }
   const std::lock_guard lock(mutex_);
   if (unread_ == 0) end_reading();
 }
 
-// For the largest piece, or what there is room for.
 void ChunkSnapshot::make_blocks() {
-  int64_t largest = kLeastBlock;
+  int64_t largest = 0;
   bool split = false;
   for (const ChunkShape& shape : chunks_.layout().chunks) {
     split = split || shape.split;
     for (const ChunkPiece& piece : shape.pieces) largest = std::max(largest, piece.elements);
   }
-  constexpr auto kHalves = static_cast<int64_t>(sizeof(uint16_t) + sizeof(int16_t));
-  const int64_t bytes = static_cast<int64_t>(sizeof(float)) + (split ? kHalves : 0);  // an element
-  int64_t elements = ChunkManager::kBlock;
-  while (elements / 2 >= largest) elements /= 2;
-  while (chunks_.disk() == nullptr) {
-    std::optional<Reservation> room = first_that_fits(
-        [&](const Room& of) { return of.tier->reserve(elements * bytes, MemoryKind::kStaging); });
-    if (room) blocks_ = std::move(*room);
-    if (room || elements == kLeastBlock) break;
-    elements /= 2;
-  }
-  block_.resize(static_cast<size_t>(elements));
-  high_.resize(split ? block_.size() : 0);
-  low_.resize(high_.size());
+  blocks_.make(chunks_.rooms_of_blocks(), largest, ChunkManager::kBlock, split);
 }
 
 void ChunkSnapshot::end_reading() {
-  block_ = {};
-  high_ = {};
-  low_ = {};
   blocks_.release();
   given_back_ = true;
   changed_.notify_all();
@@ -223,7 +181,7 @@ void ChunkSnapshot::before_change(int chunk, const TensorView& there, Stream& st
 
 std::optional<Buffer> ChunkSnapshot::find_room(int chunk) {
   if (chunks_.any_on_disk(chunk)) return std::nullopt;
-  return first_that_fits([&](const Room& room) {
+  return first_that_fits(chunks_.rooms_, [&](const SpareRoom& room) {
     return Buffer(*room.tier, chunks_.state_bytes(chunk), MemoryKind::kStaging, room.space);
   });
 }

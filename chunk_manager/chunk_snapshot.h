@@ -20,7 +20,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "chunk_manager/chunk_manager.h"
@@ -31,8 +30,8 @@ namespace hetmem {
 
 class ChunkSnapshot {
  public:
-  // Every chunk has its home, and no stream works on any. `host`: where spare memory comes from.
-  ChunkSnapshot(ChunkManager& chunks, Tier& host, TransferEngine& transfers);
+  // Every chunk has its home, and no stream works on any.
+  ChunkSnapshot(ChunkManager& chunks, TransferEngine& transfers);
   // The reader is done, or has stopped.
   ~ChunkSnapshot();
   ChunkSnapshot(const ChunkSnapshot&) = delete;
@@ -77,22 +76,8 @@ class ChunkSnapshot {
   template <typename Condition>
   void wait_until(std::unique_lock<std::mutex>& lock, const Condition& condition);
 
-  // Where spare memory may be.
-  struct Room {
-    Tier* tier;
-    MemorySpace space;
-  };
-  template <typename Make>
-  auto first_that_fits(const Make& make) const
-      -> std::optional<decltype(make(std::declval<const Room&>()))>;
-
   ChunkManager& chunks_;
-  std::vector<Room> rooms_;  // the first that has room is taken
-  // Of the reader, from its first block on: a block, and the halves of one that is split.
-  Reservation blocks_;
-  std::vector<float> block_;
-  std::vector<uint16_t> high_;
-  std::vector<int16_t> low_;
+  ListBlocks blocks_;  // of the reader, from its first block on
   OpenPage page_;
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

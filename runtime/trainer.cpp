@@ -479,7 +479,7 @@ void Trainer::read(ChunkList list, size_t tensor, const FloatSink& sink) {
 
 std::unique_ptr<ChunkSnapshot> Trainer::snapshot() {
   state_->finish();
-  return std::make_unique<ChunkSnapshot>(state_->chunks, state_->host, state_->transfers);
+  return std::make_unique<ChunkSnapshot>(state_->chunks, state_->transfers);
 }
 
 void Trainer::write(ChunkList list, size_t tensor, const FloatSource& source) {

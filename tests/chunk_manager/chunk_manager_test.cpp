@@ -272,6 +272,62 @@ TEST(ChunkManager, ATierThatIsTooSmallIsNeverPassed) {
   EXPECT_LE(machine.host.peak(), 1000);
 }
 
+// A matrix of a million elements on the device, whose tier has `room` beside it, and nothing else.
+struct OneMatrix : Machine {
+  explicit OneMatrix(bool split, int64_t room_of_host, int64_t room_of_device)
+      : Machine(int64_t{1} << 30, 0, {}, nullptr,
+                layout_chunks({{1024, 1024, false, true, split}})) {
+    chunks.place(all(true));
+    before = device.used();
+    device.set_budget(before + room_of_device);
+    host.set_budget(room_of_host);
+  }
+  int64_t taken() const { return host.used() + device.used() - before; }
+  int64_t before = 0;
+};
+
+// Blocks that elements pass, and the halves of them, are reserved while they are there: the largest
+// for which there is room, on the host or, where that is one memory, on the device.
+TEST(ChunkManager, ReservesWhatItReadsAndWritesInto) {
+  for (const bool split : {false, true}) {
+    const int64_t element = split ? 2 * kFloat : kFloat;
+    const int64_t most = ChunkManager::kBlock * element;
+    for (const int64_t room : {4 * most, most, most - 1, most / 4, most / 8 - 1, int64_t{0}}) {
+      for (const bool of_host : {true, false}) {
+        OneMatrix machine(split, of_host ? room : 0, of_host ? 0 : room);
+        int64_t block = 0;
+        int64_t least_taken = most;
+        const auto look = [&](int64_t count) {
+          block = std::max(block, count * element);
+          least_taken = std::min(least_taken, machine.taken());
+        };
+        machine.chunks.write(ChunkList::kWeights, 0, [&](float* to, int64_t first, int64_t count) {
+          for (int64_t i = 0; i < count; ++i) to[i] = value_of(0, 0, first + i);
+          look(count);
+        });
+        EXPECT_EQ(machine.taken(), 0);
+        int64_t next = 0;
+        int64_t wrong = 0;
+        machine.chunks.read(ChunkList::kWeights, 0, [&](const float* data, int64_t count) {
+          for (int64_t i = 0; i < count; ++i) wrong += data[i] == value_of(0, 0, next++) ? 0 : 1;
+          look(count);
+        });
+        EXPECT_EQ(wrong, 0);
+        EXPECT_EQ(next, 1024 * 1024);
+        EXPECT_EQ(machine.taken(), 0);
+        if (room == 0) {  // there is no reading without
+          EXPECT_EQ(block, 4096 * element);
+          EXPECT_EQ(least_taken, 0);
+        } else {
+          EXPECT_EQ(block, least_taken);
+          EXPECT_LE(block, std::min(room, most));
+          EXPECT_GT(2 * block, std::min(room, most));
+        }
+      }
+    }
+  }
+}
+
 // On a GPU what is on the device can be reached by copies alone: chunks are whole at every home.
 TEST(CudaChunks, AreWholeWhereverTheyMove) {
   HETMEM_REQUIRE_GPU();

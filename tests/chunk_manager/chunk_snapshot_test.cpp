@@ -29,7 +29,7 @@ struct SnapshotMachine {
     before = machine.host.used();
     machine.host.set_budget(before + spare);
     machine.host.reset_peak();
-    snapshot.emplace(machine.chunks, machine.host, machine.transfers);
+    snapshot.emplace(machine.chunks, machine.transfers);
   }
   int64_t taken() const { return machine.host.used() - before; }
   // The state as it was; the most that the reader was shown at once.

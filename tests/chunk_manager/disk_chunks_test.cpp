@@ -164,7 +164,7 @@ TEST(DiskChunks, AreReadByASnapshotBeforeTheyChange) {
   Machine& machine = on.machine;
   machine.chunks.place(machine.all(false), on.everywhere({true, true, false}));
   machine.fill();
-  ChunkSnapshot snapshot(machine.chunks, machine.host, machine.transfers);
+  ChunkSnapshot snapshot(machine.chunks, machine.transfers);
   CpuStream host("host", machine.pool, MemorySpace::kHost);
   std::thread reader([&] {
     int64_t wrong = 0;
