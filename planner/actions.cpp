@@ -1,6 +1,8 @@
 #include "planner/actions.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "planner/host_steps.h"
@@ -8,6 +10,41 @@
 
 namespace hetmem::planner {
 namespace {
+
+// What lies where in the pool, so that what overlaps with a place is found without a look at the
+// rest.
+class MemoryIndex {
+ public:
+  // `place_of(i)`: offset and bytes of each of `count`.
+  template <typename PlaceOf>
+  MemoryIndex(int64_t pool, size_t count, const PlaceOf& place_of)
+      : unit_(std::max<int64_t>(1, pool / kUnits)), at_(kUnits + 2) {
+    for (size_t i = 0; i < count; ++i) {
+      const auto [offset, bytes] = place_of(i);
+      const int64_t first = unit_of(offset);
+      for (int64_t unit = first; unit <= unit_of(offset + bytes); ++unit) {
+        at_[static_cast<size_t>(unit)].emplace_back(static_cast<int>(i), first);
+      }
+    }
+  }
+  // Calls look(i) for all that may overlap, each once.
+  template <typename Look>
+  void near(int64_t offset, int64_t bytes, const Look& look) const {
+    const int64_t first = unit_of(offset);
+    for (int64_t unit = first; unit <= unit_of(offset + bytes); ++unit) {
+      for (const auto& [i, begin] : at_[static_cast<size_t>(unit)]) {
+        if (unit == std::max(first, begin)) look(i);  // the first unit that both have
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kUnits = 256;
+  int64_t unit_of(int64_t offset) const { return std::min(offset / unit_, kUnits + 1); }
+
+  int64_t unit_;
+  std::vector<std::vector<std::pair<int, int64_t>>> at_;  // with the first unit of each
+};
 
 class ActionBuilder {
  public:
@@ -112,34 +149,48 @@ class ActionBuilder {
 
   // Who had the memory before: what a fetch waits for, and which ops wait for what was sent away.
   void find_neighbours() {
-    const int count = static_cast<int>(plan_.residencies.size());
-    for (int b = 0; b < count; ++b) {
-      const Residency& residency = plan_.residencies[index(b)];
+    const std::vector<TraceBuffer>& buffers = trace_.buffers;
+    const std::vector<Residency>& stays = plan_.residencies;
+    const MemoryIndex of_buffers(plan_.pool_bytes, buffers.size(), [&](size_t i) {
+      return std::pair(plan_.buffer_offsets[i], buffers[i].bytes);
+    });
+    const MemoryIndex of_stays(plan_.pool_bytes, stays.size(), [&](size_t r) {
+      return std::pair(stays[r].offset, stays[r].bytes);
+    });
+    for (int b = 0; b < static_cast<int>(stays.size()); ++b) {
+      const Residency& residency = stays[index(b)];
       if (!residency.fetch && !residency.send) continue;
       const PlannedInterval time = interval_of(residency);
-      for (size_t i = 0; i < trace_.buffers.size(); ++i) {
-        const TraceBuffer& buffer = trace_.buffers[i];
-        if (!overlap(plan_.buffer_offsets[i], buffer.bytes, residency)) continue;
+      of_buffers.near(residency.offset, residency.bytes, [&](int i) {
+        const TraceBuffer& buffer = buffers[index(i)];
+        if (!overlap(plan_.buffer_offsets[index(i)], buffer.bytes, residency)) return;
         if (buffer.last < time.first) after_op(b, buffer.last);
         if (residency.send && time.last < buffer.first) op_waits(buffer.first, b);
-      }
-      for (int a = 0; a < count; ++a) {
-        const Residency& other = plan_.residencies[index(a)];
-        if (a == b || !overlap(other.offset, other.bytes, residency)) continue;
+      });
+      of_stays.near(residency.offset, residency.bytes, [&](int a) {
+        const Residency& other = stays[index(a)];
+        if (a == b || !overlap(other.offset, other.bytes, residency)) return;
         const PlannedInterval other_time = interval_of(other);
         if (other_time.last < time.first) {
           after_op(b, std::min(other.last_use, update_ - 1));
-          if (other.send && residency.fetch) after_sends_[index(b)].push_back(a);
+          if (other.send && residency.fetch) keep_latest(after_sends_[index(b)], a);
         } else if (time.last < other_time.first && residency.send && !other.fetch) {
           op_waits(other.first_use, b);
         }
-      }
+      });
     }
   }
   void after_op(int residency, int op) {
     after_op_[index(residency)] = std::max(after_op_[index(residency)], op);
   }
-  void op_waits(int op, int residency) { waits_of_op_[index(op)].push_back(residency); }
+  void op_waits(int op, int residency) { keep_latest(waits_of_op_[index(op)], residency); }
+  // Of sends that something waits for those of the last op are enough: they go in the order of ops.
+  void keep_latest(std::vector<int>& sends, int send) const {
+    const auto last_use = [&](int r) { return plan_.residencies[index(r)].last_use; };
+    if (!sends.empty() && last_use(send) < last_use(sends.front())) return;
+    if (!sends.empty() && last_use(send) > last_use(sends.front())) sends.clear();
+    sends.push_back(send);
+  }
 
   void push_fetch(int r) {
     const Residency& residency = plan_.residencies[index(r)];

@@ -34,8 +34,8 @@ int64_t most_alive(const std::vector<PlannedInterval>& intervals) {
   return most;
 }
 
-// The lowest (or the tightest) gap among those already placed that overlap in time; `placed` is
-// sorted by offset.
+// The lowest (or the tightest) gap between those already placed, sorted by offset, that overlap in
+// time.
 int64_t find_gap(const std::vector<Placed>& placed, const PlannedInterval& interval, int64_t bytes,
                  bool best_fit) {
   int64_t at = 0;
@@ -58,6 +58,74 @@ int64_t find_gap(const std::vector<Placed>& placed, const PlannedInterval& inter
   return best >= 0 ? best : at;
 }
 
+// What is placed, all of it in one list, which is put in order when it is looked at.
+class PlacedList {
+ public:
+  void add(const Placed& entry) { added_.push_back(entry); }
+  // By offset; others may be among those that overlap with the interval in time.
+  const std::vector<Placed>& beside(const PlannedInterval&) {
+    const auto is_lower = [](const Placed& a, const Placed& b) { return a.offset < b.offset; };
+    if (added_.size() == 1) {
+      const Placed& entry = added_.front();
+      placed_.insert(std::upper_bound(placed_.begin(), placed_.end(), entry, is_lower), entry);
+    } else if (!added_.empty()) {
+      std::stable_sort(added_.begin(), added_.end(), is_lower);
+      const auto before = static_cast<int64_t>(placed_.size());
+      placed_.insert(placed_.end(), added_.begin(), added_.end());
+      std::inplace_merge(placed_.begin(), placed_.begin() + before, placed_.end(), is_lower);
+    }
+    added_.clear();
+    return placed_;
+  }
+
+ private:
+  std::vector<Placed> placed_;
+  std::vector<Placed> added_;
+};
+
+// The same of many, of which few are there at a time: a list for each window of time, at several
+// widths. Windows are two units long and begin at each unit, so that what takes no longer than a
+// unit lies in one of them.
+class PlacedByTime {
+ public:
+  explicit PlacedByTime(const std::vector<PlannedInterval>& intervals) {
+    int last = 0;
+    for (const PlannedInterval& interval : intervals) {
+      begin_ = std::min(begin_, interval.first);
+      last = std::max(last, interval.last);
+    }
+    const int64_t steps = int64_t{last} - begin_ + 1;
+    constexpr int64_t kLeastUnit = 192;
+    for (int64_t unit = kLeastUnit; levels_.empty() || levels_.back().unit < steps; unit *= 4) {
+      levels_.push_back({unit, std::vector<PlacedList>(static_cast<size_t>(steps / unit + 1))});
+    }
+  }
+  void add(const Placed& entry) {
+    for (Level& level : levels_) {
+      const int64_t first = std::max<int64_t>(0, (int64_t{entry.first} - begin_) / level.unit - 1);
+      const int64_t last = (int64_t{entry.last} - begin_) / level.unit;
+      for (int64_t window = first; window <= last; ++window) {
+        level.windows[static_cast<size_t>(window)].add(entry);
+      }
+    }
+  }
+  const std::vector<Placed>& beside(const PlannedInterval& interval) {
+    const int64_t length = int64_t{interval.last} - interval.first + 1;
+    const auto level = std::find_if(levels_.begin(), levels_.end(),
+                                    [&](const Level& at) { return at.unit >= length; });
+    const int64_t window = (int64_t{interval.first} - begin_) / level->unit;
+    return level->windows[static_cast<size_t>(window)].beside(interval);
+  }
+
+ private:
+  struct Level {
+    int64_t unit;
+    std::vector<PlacedList> windows;
+  };
+  int begin_ = 0;
+  std::vector<Level> levels_;
+};
+
 // Of more intervals than this the portfolio is smaller: each order takes the longer.
 constexpr size_t kMany = 2000;
 // A pool larger than the most that is alive by this part is good.
@@ -66,31 +134,30 @@ constexpr int64_t kGoodPart = 200;
 constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
 
 // Ends early where the pool comes to `too_much`.
-OffsetPlan place(const std::vector<PlannedInterval>& intervals, const std::vector<size_t>& order,
-                 bool best_fit, int64_t too_much = kAny) {
+template <typename AllPlaced>
+OffsetPlan place_among(const std::vector<PlannedInterval>& intervals,
+                       const std::vector<size_t>& order, bool best_fit, int64_t too_much,
+                       AllPlaced placed) {
   OffsetPlan plan;
   plan.offsets.assign(intervals.size(), 0);
-  std::vector<Placed> placed;
-  placed.reserve(intervals.size());
   for (const size_t index : order) {
     const PlannedInterval& interval = intervals[index];
     const int64_t bytes = planned_bytes(interval.bytes);
-    const int64_t offset = find_gap(placed, interval, bytes, best_fit);
+    const int64_t offset = find_gap(placed.beside(interval), interval, bytes, best_fit);
     plan.offsets[index] = offset;
     plan.pool_bytes = std::max(plan.pool_bytes, offset + bytes);
     if (plan.pool_bytes >= too_much) break;
-    const Placed entry{offset, offset + bytes, interval.first, interval.last};
-    placed.insert(
-        std::upper_bound(placed.begin(), placed.end(), entry,
-                         [](const Placed& a, const Placed& b) { return a.offset < b.offset; }),
-        entry);
+    placed.add({offset, offset + bytes, interval.first, interval.last});
   }
   return plan;
 }
 
-}  // namespace
-
-namespace {
+OffsetPlan place(const std::vector<PlannedInterval>& intervals, const std::vector<size_t>& order,
+                 bool best_fit, int64_t too_much = kAny) {
+  return intervals.size() > kMany
+             ? place_among(intervals, order, best_fit, too_much, PlacedByTime(intervals))
+             : place_among(intervals, order, best_fit, too_much, PlacedList());
+}
 
 // Packs again and again with those first that stick out on top: what is placed early lies low.
 void improve(const std::vector<PlannedInterval>& intervals, std::vector<size_t> order,
