@@ -24,26 +24,19 @@ inline Vector of_bits(Integers x) { return std::bit_cast<Vector>(x); }
 inline Vector to_float(Integers x) { return __builtin_convertvector(x, Vector); }
 inline Vector magnitude(Vector x) { return of_bits(bits_of(x) & INT32_MAX); }
 
-// The lines of a block's elements.
-template <typename Element>
-void prefetch_elements(const Element* from) {
-  constexpr int64_t kLine = 64 / sizeof(Element);
-  for (int64_t i = 0; i < kMomentBlock; i += kLine) __builtin_prefetch(from + i);
-}
-
 // The weights that are stepped: fp32, or split masters (core/split_master.h).
 struct WholeWeights {
   Vector get(int64_t i) const { return load(w + i); }
   void set(int64_t i, Vector x) const { store(w + i, x); }
-  void prefetch(int64_t i) const { prefetch_elements(w + i); }
+  void prefetch(int64_t i) const { __builtin_prefetch(w + i); }
   float* w;
 };
 struct SplitWeights {
   Vector get(int64_t i) const;
   void set(int64_t i, Vector x) const;
   void prefetch(int64_t i) const {
-    prefetch_elements(hi + i);
-    prefetch_elements(lo + i);
+    __builtin_prefetch(hi + i);
+    __builtin_prefetch(lo + i);
   }
   uint16_t* hi;
   int16_t* lo;
@@ -353,7 +346,7 @@ struct Encoders {
 class Moments {
  public:
   void make(const AdamW& step, const CodedMoments& coded_m, const CodedMoments& coded_v, int64_t at,
-            const float* g) {
+            const float* g, int64_t ahead) {
     decode<true>(coded_m.code, coded_m.codes(at), coded_m.scale(at), m_);
     decode<false>(coded_v.code, coded_v.codes(at), coded_v.scale(at), v_);
     const Vector largest = spread(kLargestMomentGradient);
@@ -362,6 +355,7 @@ class Moments {
     for (int64_t i = 0; i < kMomentBlock; i += kVectorWidth) {
       Vector m = load(m_ + i);
       Vector v = load(v_ + i);
+      __builtin_prefetch(g + at + i + ahead);
       const Vector gradient = load(g + at + i) * step.s.gradient_scale;
       const Vector bounded = most(least(gradient, largest), -largest);
       step.moments_of_scaled(bounded, m, v);
@@ -375,7 +369,7 @@ class Moments {
   }
   template <typename Weights>
   void use(const AdamW& step, const Encoders& encoders, const CodedMoments& coded_m,
-           const CodedMoments& coded_v, int64_t at, const Weights& w) const {
+           const CodedMoments& coded_v, int64_t at, const Weights& w, int64_t ahead) const {
     for (int64_t i = 0; i < kMomentBlock; i += kEncodedAtOnce) {
       Vector m[4];
       Integers m_numbers[4];
@@ -384,6 +378,7 @@ class Moments {
         const int64_t from = i + j * kVectorWidth;
         m[j] = load(m_ + from);
         const Vector v = load(v_ + from);
+        w.prefetch(at + from + ahead);
         w.set(at + from, step.weight_uncorrected(w.get(at + from), m[j], v));
         m_numbers[j] = encoders.first(m[j], spread(m_scale_.inverse));
         v_numbers[j] = encoders.second(v, spread(v_scale_.inverse));
@@ -411,25 +406,17 @@ void step_blocks(const AdamWScalars& scalars, const CodedMoments& m, const Coded
   constexpr int64_t kAhead = 4 * kMomentBlock;
   const AdamW step{scalars};
   const Encoders encoders{Encoder<true>(m.code), Encoder<false>(v.code)};
-  const auto make = [&](Moments& of, int64_t at) {
-    if (at + kAhead < n) {
-      prefetch_elements(g + at + kAhead);
-      w.prefetch(at + kAhead);
-      prefetch_elements(m.codes(at + kAhead));
-      prefetch_elements(v.codes(at + kAhead));
-    }
-    of.make(step, m, v, at, g);
-  };
+  const auto ahead = [n](int64_t at) { return at + kAhead < n ? kAhead : 0; };
   Moments even;
   Moments odd;
-  make(even, 0);
+  even.make(step, m, v, 0, g, ahead(0));
   for (int64_t at = 0; at < n; at += 2 * kMomentBlock) {
     const int64_t second = at + kMomentBlock;
     const int64_t next = second + kMomentBlock;
-    if (second < n) make(odd, second);
-    even.use(step, encoders, m, v, at, w);
-    if (next < n) make(even, next);
-    if (second < n) odd.use(step, encoders, m, v, second, w);
+    if (second < n) odd.make(step, m, v, second, g, ahead(second));
+    even.use(step, encoders, m, v, at, w, ahead(at));
+    if (next < n) even.make(step, m, v, next, g, ahead(next));
+    if (second < n) odd.use(step, encoders, m, v, second, w, ahead(second));
   }
 }
 
