@@ -252,6 +252,17 @@ bool is_later_option(const std::string& name, const Values& values) {
   return false;
 }
 
+template <typename Visit>
+void for_each_path(TrainConfig& config, const Visit& visit) {
+  for (std::string* path : {&config.model, &config.out, &config.machine, &config.trace}) {
+    visit(*path);
+  }
+  if (config.resume_from_checkpoint != "latest") visit(config.resume_from_checkpoint);
+  for (std::vector<std::string>* paths : {&config.data, &config.eval_data, &config.disk}) {
+    for (std::string& path : *paths) visit(path);
+  }
+}
+
 void check_together(const TrainConfig& config) {
   if (config.model.empty()) {
     throw Error(ErrorKind::kBadInput, "--model is required: a Hugging Face folder");
@@ -330,6 +341,28 @@ TrainConfig resolve_config(const OptionValues& given) {
   return config;
 }
 
+TrainConfig with_absolute_paths(TrainConfig config) {
+  for_each_path(config, [&](std::string& path) {
+    if (path.empty() || path.front() == '/') return;
+    std::error_code code;
+    const std::string absolute = std::filesystem::absolute(path, code).string();
+    if (code) return;  // there is no folder that it could be in
+    config.given_paths[absolute] = path;
+    path = absolute;
+  });
+  return config;
+}
+
+std::string given_path(const TrainConfig& config, const std::string& path) {
+  const auto given = config.given_paths.find(path);
+  return given == config.given_paths.end() ? path : given->second;
+}
+
+TrainConfig with_given_paths(TrainConfig config) {
+  for_each_path(config, [&](std::string& path) { path = given_path(config, path); });
+  return config;
+}
+
 DeviceId device_of(const TrainConfig& config) { return parse_device(config.device); }
 
 bool computes_in_bf16(const TrainConfig& config) {
@@ -379,7 +412,8 @@ std::optional<TrainConfig> config_of_yaml(const std::string& yaml) {
   return config;
 }
 
-std::string to_yaml(const TrainConfig& config) {
+std::string to_yaml(const TrainConfig& absolute) {
+  const TrainConfig config = with_given_paths(absolute);
   YAML::Emitter out;
   out << YAML::BeginMap;
   for (const Option& option : train_options()) {
