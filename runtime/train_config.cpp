@@ -43,6 +43,21 @@ Option optional_real(const Head& head, std::optional<double> TrainConfig::*membe
   return option;
 }
 
+// "on" is a truth value to readers of YAML 1.1, and to Python on and off are True and False.
+Option overlap_switch(const Head& head) {
+  Option option = choice<TrainConfig, bool>(head, &TrainConfig::optimizer_overlap,
+                                            {{true, "on"}, {false, "off"}});
+  option.set = [set = option.set](TrainConfig& config, const Values& values) {
+    Values words = values;
+    for (std::string& word : words) {
+      if (word == "true") word = "on";
+      if (word == "false") word = "off";
+    }
+    set(config, words);
+  };
+  return option;
+}
+
 // What the file says is in the other members, so that a resolved configuration does without it.
 Option deepspeed_file() {
   Option option = text<TrainConfig>(
@@ -163,11 +178,10 @@ void append_optimizer(std::vector<Option>& table) {
   table.push_back(real({"adam-epsilon", group, "X", "1e-8", ""}, &C::adam_epsilon, kAnyPositive));
   table.push_back(real({"max-grad-norm", group, "X", "1.0", "clip the global norm; 0: off"},
                        &C::max_grad_norm, kAnyPositive));
-  table.push_back(choice<TrainConfig, bool>(
+  table.push_back(overlap_switch(
       {"optimizer-overlap", group, "on|off", "on",
        "the host steps chunks during the backward and the next forward pass; off: after the step, "
-       "same bits, for comparison"},
-      &C::optimizer_overlap, {{true, "on"}, {false, "off"}}));
+       "same bits, for comparison"}));
   table.push_back(choice<TrainConfig, OnNonFinite>(
       {"on-nonfinite", group, "stop|skip", "stop", "when loss or gradient is not finite", true},
       &C::on_nonfinite, {{OnNonFinite::kStop, "stop"}, {OnNonFinite::kSkip, "skip"}}));
@@ -412,6 +426,39 @@ std::optional<TrainConfig> config_of_yaml(const std::string& yaml) {
   return config;
 }
 
+namespace {
+
+// Whether YAML 1.1 may have a plain text for a truth value, nothing, a number or a date.
+bool needs_quotes(const std::string& text) {
+  constexpr std::array kWords{"y",    "yes",   "n",    "no", "on", "off",
+                              "true", "false", "null", "~",  "=",  "<<"};
+  std::string word = text;
+  for (char& c : word) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  if (std::find(kWords.begin(), kWords.end(), word) != kWords.end()) return true;
+  const bool begins_a_number = word.find_first_of("0123456789+-.") == 0;
+  return begins_a_number && word.find('/') == std::string::npos;
+}
+
+// 5e-05 is a number to YAML 1.2 alone, 5.0e-05 to YAML 1.1, too.
+std::string with_point(std::string number) {
+  const size_t exponent = number.find('e');
+  if (exponent != std::string::npos && number.find('.') == std::string::npos) {
+    number.insert(exponent, ".0");
+  }
+  return number;
+}
+
+void emit(YAML::Emitter& out, const Option& option, const std::string& value) {
+  const bool is_text = option.value != "X" && option.value != "N" && option.value != "SIZE" &&
+                       option.value != "true|false" && !option.value.empty();
+  if (is_text && needs_quotes(value)) out << YAML::DoubleQuoted;
+  out << (option.value == "X" ? with_point(value) : value);
+}
+
+}  // namespace
+
 std::string to_yaml(const TrainConfig& absolute) {
   const TrainConfig config = with_given_paths(absolute);
   YAML::Emitter out;
@@ -422,11 +469,9 @@ std::string to_yaml(const TrainConfig& absolute) {
     std::string key = option.name;
     std::replace(key.begin(), key.end(), '-', '_');
     out << YAML::Key << key << YAML::Value;
-    if (option.many) {
-      out << values;
-    } else {
-      out << values.front();
-    }
+    if (option.many) out << YAML::BeginSeq;
+    for (const std::string& value : values) emit(out, option, value);
+    if (option.many) out << YAML::EndSeq;
   }
   out << YAML::EndMap;
   return std::string(out.c_str()) + "\n";

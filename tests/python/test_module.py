@@ -424,6 +424,53 @@ def test_options_in_one(models, data, tmp_path):
         hetmem.Trainer(config=tmp_path / "nowhere.yaml")
 
 
+def test_the_configuration_of_a_run_as_others_read_it(models, data, tmp_path, monkeypatch):
+    import yaml
+
+    monkeypatch.chdir(tmp_path)
+    given = dict(model=models["llama"], adam_epsilon=1e-20, learning_rate=5e-5, seed=12, momentum=0.5,
+                 weight_decay=1e20, device_memory="2GiB", steps=1, sequence_length=33, trace="off")
+    with hetmem.Trainer(**given, out="y", freeze="null", optimizer_overlap=False, data_glob="0o7") as trainer:
+        trainer.train(data)
+    text = (tmp_path / "y" / "config.yaml").read_text()
+    read = yaml.safe_load(text)
+    assert {name: read[name] for name in given} == given | {
+        "model": str(models["llama"]), "device_memory": 2 << 30}
+    assert read["out"] == "y" and read["freeze"] == "null" and read["optimizer_overlap"] == "off"
+    assert read["data_glob"] == "0o7" and read["shuffle"] is True
+    assert "learning_rate: 5.0e-05\n" in text
+    del read["out"], read["trace"]
+    with hetmem.Trainer(config=read) as trainer:
+        again = trainer.options
+    with hetmem.Trainer(config=tmp_path / "y" / "config.yaml", out="", trace="") as trainer:
+        own = trainer.options
+    for name in ("out", "trace"):
+        del again[name], own[name]
+    assert again == own and again["learning-rate"] == ["5e-05"]
+
+
+@pytest.mark.parametrize("word", ["on", "No", "null", "~", "12", "0x1F", "1_000", "1:30", "2024-01-01", "1e3",
+                                  "5.0e-05", ".inf", "=", "-1", "+1", "y", "N", "True", "<<"])
+def test_words_of_a_configuration_are_words_to_others(models, tmp_path, monkeypatch, word, data):
+    import yaml
+
+    monkeypatch.chdir(tmp_path)
+    with hetmem.Trainer(models["gpt2"], out=word, **RUN) as trainer:
+        trainer.train([data, data], steps=1)
+    assert yaml.safe_load((tmp_path / word / "config.yaml").read_text())["out"] == word
+    lines = [line for line in (tmp_path / word / "config.yaml").read_text().splitlines() if line.startswith("out")]
+    assert lines == [f'out: "{word}"']  # also to readers of YAML 1.1 that know more words than this one
+
+
+@pytest.mark.parametrize("given,means", [(True, "on"), (False, "off"), ("true", "on"), ("off", "off")])
+def test_overlap_is_a_switch(models, tmp_path, given, means):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"optimizer_overlap: {str(given).lower()}\n")
+    for more in ({"optimizer_overlap": given}, {"config": path}):
+        with hetmem.Trainer(models["gpt2"], **more, **RUN) as trainer:
+            assert trainer.options["optimizer-overlap"] == [means]
+
+
 def test_the_plan_of_a_trainer(models, data):
     with hetmem.Trainer(models["qwen3"], **RUN, **TIGHT) as trainer:
         for batch in trainer.batches(hetmem.load_tokens(data), steps=3):
