@@ -117,12 +117,9 @@ void TokenFileWriter::finish() {
   file_.sync();
 }
 
-DataTokenizer::DataTokenizer(const Tokenizer& tokenizer, int32_t end_of_text,
+DataTokenizer::DataTokenizer(const Tokenizer& tokenizer, int32_t end_of_text, int64_t vocabulary,
                              TokenFileWriter& writer)
-    : encoder_(tokenizer),
-      vocabulary_(tokenizer.vocabulary()),
-      end_of_text_(end_of_text),
-      writer_(writer) {}
+    : encoder_(tokenizer), vocabulary_(vocabulary), end_of_text_(end_of_text), writer_(writer) {}
 
 void DataTokenizer::encode(std::string_view text) {
   bytes_ += static_cast<int64_t>(text.size());

@@ -44,7 +44,9 @@ class TokenFileWriter {
 // naming the file, and the line of a .jsonl.
 class DataTokenizer {
  public:
-  DataTokenizer(const Tokenizer& tokenizer, int32_t end_of_text, TokenFileWriter& writer);
+  // `vocabulary`: the model's, which may have more tokens than the tokenizer.
+  DataTokenizer(const Tokenizer& tokenizer, int32_t end_of_text, int64_t vocabulary,
+                TokenFileWriter& writer);
   void add(const std::string& path);
   int64_t bytes() const { return bytes_; }  // of text
 

@@ -1,13 +1,14 @@
 """The Python package: the numbers of the binary, bit for bit, and what its calls give and take."""
 
 import json
+import shutil
 import sys
 
 import hetmem
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, metrics, state_of, train, write_tokens
+from conftest import VOCABULARY, add_tokenizer, metrics, state_of, train, write_tokens
 from conftest import hetmem as command
 
 RUN = dict(batch_size=2, sequence_length=33, learning_rate=1e-3)
@@ -610,3 +611,27 @@ def test_disks_are_options_too(models, data, tmp_path):
         assert result.losses == want and trainer.plan.tiers.disk.peak > 0
         assert "disk" in repr(trainer)
     assert not any(list(folder.iterdir()) for folder in folders)
+
+
+def test_token_files_beside_text_are_of_the_models_vocabulary(models, data, tmp_path):
+    model = add_tokenizer(tmp_path / "m", models["llama"])  # of 257 tokens; the model has 331
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "t.txt").write_text("some text " * 40)
+    shutil.copy(data, tmp_path / "d" / "s.bin")
+    text = hetmem.load_tokens(tmp_path / "d" / "t.txt", model)[:]
+    wanted = np.concatenate([hetmem.load_tokens(data)[:], text])
+    for i, paths in enumerate(([data, tmp_path / "d" / "t.txt"], [tmp_path / "d"], [data])):
+        out = tmp_path / f"{i}.bin"
+        done = command("tokenize", *paths, "--model", model, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert np.array_equal(hetmem.load_tokens(out)[:], wanted[: 4001 if i == 2 else None])
+        assert np.array_equal(hetmem.load_tokens(paths, model)[:], wanted[: 4001 if i == 2 else None])
+        done = command("train", "--model", model, "--data", *paths, "--out", tmp_path / f"o{i}", "--steps", 1,
+                       "--sequence-length", 33)
+        assert done.returncode == 0, done.stderr
+    wrong = write_tokens(tmp_path / "d" / "u.bin", [1, 331, 2])
+    for words in (["tokenize", tmp_path / "d", "--out", tmp_path / "no.bin"],
+                  ["train", "--data", tmp_path / "d", "--out", tmp_path / "no"]):
+        done = command(*words, "--model", model)
+        assert done.returncode == 2
+        assert f"{wrong} holds token id 331 at position 1, the model's vocabulary has 331" in done.stderr
