@@ -69,6 +69,10 @@ std::vector<std::string> data_files(const std::vector<std::string>& paths, const
       throw Error(ErrorKind::kBadInput, flag + " " + path + ": there is no such file or folder");
     }
     if (!fs::is_directory(path, code)) {
+      if (!fs::is_regular_file(path, code)) {  // to open a pipe is to wait for its writer
+        throw Error(ErrorKind::kBadInput,
+                    flag + " " + path + ": neither a regular file nor a folder");
+      }
       files.push_back(path);
       continue;
     }

@@ -84,6 +84,8 @@ def token_array(tokens: Any, what: str) -> NDArray[np.int32]:
         ValueError: for an id outside of int32.
     """
     array = numpy_of(tokens, what)
+    if array.size == 0 and isinstance(tokens, (list, tuple)):  # to NumPy they are floats
+        array = array.astype(np.int32)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{what} are token ids, int32 or int64; got {array.dtype}")
     if array.dtype != np.int32:

@@ -112,6 +112,13 @@ class Parameters(Mapping[str, "NDArray[np.float32]"]):
     def __len__(self) -> int:
         return len(self._shapes)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether they are the weights of one trainer; arrays are compared one by one."""
+        return isinstance(other, Parameters) and self._trainer is other._trainer
+
+    def __hash__(self) -> int:
+        return hash(self._trainer)
+
     def __repr__(self) -> str:
         return f"Parameters({len(self)} weights)"
 
@@ -235,6 +242,8 @@ class Trainer:
             raise TypeError("batches takes tokens; hetmem.load_tokens makes them of files")
         if first < 0:
             raise ValueError(f"first is {first}; it must be a whole number of at least 0")
+        if steps is not None and steps < 0:
+            raise ValueError(f"steps is {steps}; it must be a whole number of at least 0")
         stream = data if isinstance(data, Tokens) else token_stream(data, "data")
         length = self._width - 1
         windows = (len(stream) - 1) // length

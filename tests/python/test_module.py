@@ -1,6 +1,7 @@
 """The Python package: the numbers of the binary, bit for bit, and what its calls give and take."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -613,6 +614,42 @@ def test_disks_are_options_too(models, data, tmp_path):
     assert not any(list(folder.iterdir()) for folder in folders)
 
 
+def test_a_skipped_step_is_the_object_of_the_metrics(models, data, tmp_path):
+    with hetmem.Trainer(models["gpt2"], out=tmp_path / "o", on_nonfinite="skip", **RUN) as trainer:
+        seen = []
+        weights = trainer.parameters()["transformer.ln_f.weight"]
+        trainer.train(data, steps=1, callbacks=seen.append)
+        trainer.parameters()["transformer.ln_f.weight"] = weights * np.float32(np.nan)
+        trainer.train(data, steps=1, callbacks=seen.append)
+    lines = metrics(tmp_path / "o")
+    assert lines[1]["loss"] is None and lines[1]["skipped"]
+    for result, line in zip(seen, lines, strict=True):
+        own = result.to_dict()
+        for tier in own["memory"].values():
+            del tier["by_kind"]
+        assert own == line
+        json.dumps(own, allow_nan=False)
+
+
+def test_parameters_are_equal_where_they_are_of_one_trainer(models):
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer, hetmem.Trainer(models["gpt2"], **RUN) as other:
+        parameters = trainer.parameters()
+        assert parameters == trainer.parameters() and len({parameters, trainer.parameters()}) == 1
+        assert parameters != other.parameters() and parameters != dict(parameters)
+
+
+def test_no_tokens_and_no_batches(models, data, tmp_path):
+    tokenizer = hetmem.Tokenizer(add_tokenizer(tmp_path / "m", models["gpt2"]))
+    assert tokenizer.decode([]) == "" == tokenizer.decode(())
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        stream = hetmem.load_tokens(data)
+        assert not list(trainer.batches(stream, steps=0))
+        with pytest.raises(ValueError, match="steps is -1"):
+            list(trainer.batches(stream, steps=-1))
+        with pytest.raises(ValueError, match="got shape"):
+            trainer.step([])
+
+
 def test_token_files_beside_text_are_of_the_models_vocabulary(models, data, tmp_path):
     model = add_tokenizer(tmp_path / "m", models["llama"])  # of 257 tokens; the model has 331
     (tmp_path / "d").mkdir()
@@ -635,3 +672,14 @@ def test_token_files_beside_text_are_of_the_models_vocabulary(models, data, tmp_
         done = command(*words, "--model", model)
         assert done.returncode == 2
         assert f"{wrong} holds token id 331 at position 1, the model's vocabulary has 331" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["pipe.bin", "pipe.txt", "pipe.jsonl"])
+def test_what_is_no_regular_file_is_no_data(models, tmp_path, name):
+    model = add_tokenizer(tmp_path / "m", models["llama"])
+    os.mkfifo(tmp_path / name)
+    for words in (["train", "--data", tmp_path / name, "--out", tmp_path / "o"],
+                  ["tokenize", tmp_path / name, "--out", tmp_path / "o"]):
+        done = command(*words, "--model", model, timeout=20)
+        assert done.returncode == 2
+        assert f"{tmp_path / name}: neither a regular file nor a folder" in done.stderr
