@@ -361,6 +361,9 @@ TrainConfig with_absolute_paths(TrainConfig config) {
     std::error_code code;
     const std::string absolute = std::filesystem::absolute(path, code).string();
     if (code) return;  // there is no folder that it could be in
+    // What is to be read and is not there is refused, in the user's words.
+    const bool is_written = &path == &config.out || &path == &config.trace;
+    if (!is_written && !std::filesystem::exists(absolute, code)) return;
     config.given_paths[absolute] = path;
     path = absolute;
   });
