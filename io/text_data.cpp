@@ -69,6 +69,10 @@ std::vector<std::string> data_files(const std::vector<std::string>& paths, const
       throw Error(ErrorKind::kBadInput, flag + " " + path + ": there is no such file or folder");
     }
     if (!fs::is_directory(path, code)) {
+      if (!fs::is_regular_file(path, code)) {  // to open a pipe is to wait for its writer
+        throw Error(ErrorKind::kBadInput,
+                    flag + " " + path + ": neither a regular file nor a folder");
+      }
       files.push_back(path);
       continue;
     }
@@ -117,12 +121,9 @@ void TokenFileWriter::finish() {
   file_.sync();
 }
 
-DataTokenizer::DataTokenizer(const Tokenizer& tokenizer, int32_t end_of_text,
+DataTokenizer::DataTokenizer(const Tokenizer& tokenizer, int32_t end_of_text, int64_t vocabulary,
                              TokenFileWriter& writer)
-    : encoder_(tokenizer),
-      vocabulary_(tokenizer.vocabulary()),
-      end_of_text_(end_of_text),
-      writer_(writer) {}
+    : encoder_(tokenizer), vocabulary_(vocabulary), end_of_text_(end_of_text), writer_(writer) {}
 
 void DataTokenizer::encode(std::string_view text) {
   bytes_ += static_cast<int64_t>(text.size());

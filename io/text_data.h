@@ -14,7 +14,8 @@ namespace hetmem {
 
 // PATHS with folders replaced by the files in them (recursively, in byte order) that match `glob`:
 // against the name, or against the path inside the folder where the glob holds a '/'. Throws Error
-// (kBadInput) for a path that is not there and a folder without a match; `flag` names the option.
+// (kBadInput) for a path that is not there or no regular file, and a folder without a match; `flag`
+// names the option.
 std::vector<std::string> data_files(const std::vector<std::string>& paths, const std::string& glob,
                                     const std::string& flag);
 
@@ -44,7 +45,9 @@ class TokenFileWriter {
 // naming the file, and the line of a .jsonl.
 class DataTokenizer {
  public:
-  DataTokenizer(const Tokenizer& tokenizer, int32_t end_of_text, TokenFileWriter& writer);
+  // `vocabulary`: the model's, which may have more tokens than the tokenizer.
+  DataTokenizer(const Tokenizer& tokenizer, int32_t end_of_text, int64_t vocabulary,
+                TokenFileWriter& writer);
   void add(const std::string& path);
   int64_t bytes() const { return bytes_; }  // of text
 

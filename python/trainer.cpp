@@ -8,7 +8,6 @@
 
 #include <atomic>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -98,8 +97,7 @@ std::string generate_text(const OptionValues& values, WeightReader weights) {
 class PythonTrainer {
  public:
   explicit PythonTrainer(const OptionValues& values) {
-    const TrainConfig config = resolve_config(values);
-    if (!config.out.empty()) out_ = std::filesystem::absolute(config.out).string();
+    const TrainConfig config = with_absolute_paths(resolve_config(values));
     const std::string resume = resume_folder(config);
     if (config.machine.empty()) keep_rates(device_of(config));
     trainer_ = std::make_unique<Trainer>(config, config.steps.value_or(kNoEnd));
@@ -247,7 +245,7 @@ class PythonTrainer {
     std::string given_out;
     const RunResult result = use([&](Trainer& trainer) {
       TrainConfig config = trainer.config();
-      given_out = std::exchange(config.out, out_);
+      given_out = given_path(config, config.out);
       config.steps.reset();
       config.epochs.reset();
       for (const auto& [name, texts] : options) {
@@ -341,12 +339,12 @@ class PythonTrainer {
   std::optional<DataPosition> trained_on_;  // none: of single steps alone
   std::thread::id in_train_;
   bool lengthened_ = false;       // the train() of in_train_, by steps on other data
-  std::string out_;               // --out from wherever the process goes; empty: none
   std::optional<RunMark> wrote_;  // of the last train() that had a folder
   pid_t owner_ = getpid();
 };
 
-OptionValues values_of(const TrainConfig& config) {
+OptionValues values_of(const TrainConfig& absolute) {
+  const TrainConfig config = with_given_paths(absolute);
   OptionValues values;
   for (const Option& option : train_options()) values[option.name] = option.get(config);
   return values;

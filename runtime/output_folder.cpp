@@ -140,7 +140,8 @@ void require_run(const std::string& folder, const RunMark& mark) {
 }
 
 OutputFolder::OutputFolder(const TrainConfig& config, bool resuming, OutputLock& lock)
-    : name_(config.out.empty() ? default_out() : config.out), path_(absolute_path(name_)) {
+    : name_(config.out.empty() ? default_out() : given_path(config, config.out)),
+      path_(absolute_path(config.out.empty() ? name_ : config.out)) {
   std::error_code code;
   const bool exists = fs::exists(path_, code);
   if (exists && !fs::is_directory(path_, code)) {

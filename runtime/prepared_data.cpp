@@ -44,7 +44,8 @@ TokenizedData write_token_file(const std::vector<std::string>& files,
   TokenizedData result;
   try {
     TokenFileWriter writer(temporary, std::max(model.vocabulary, tokenizer.vocabulary()));
-    DataTokenizer data(tokenizer, tokenizer.end_of_text(model.eos_token_ids), writer);
+    DataTokenizer data(tokenizer, tokenizer.end_of_text(model.eos_token_ids), model.vocabulary,
+                       writer);
     for (const std::string& file : files) data.add(file);
     writer.finish();
     result = {writer.tokens(), data.bytes()};

@@ -95,7 +95,7 @@ ReportWriter::Draft ReportWriter::draft(const Trainer& trainer, const std::strin
                                         bool failed) const {
   Draft draft;
   RunReport& report = draft.report;
-  report.model = config_.model;
+  report.model = given_path(config_, config_.model);
   report.out = out_;
   report.outcome = outcome;
   report.failed = failed;

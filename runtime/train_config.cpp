@@ -43,6 +43,21 @@ Option optional_real(const Head& head, std::optional<double> TrainConfig::*membe
   return option;
 }
 
+// "on" is a truth value to readers of YAML 1.1, and to Python on and off are True and False.
+Option overlap_switch(const Head& head) {
+  Option option = choice<TrainConfig, bool>(head, &TrainConfig::optimizer_overlap,
+                                            {{true, "on"}, {false, "off"}});
+  option.set = [set = option.set](TrainConfig& config, const Values& values) {
+    Values words = values;
+    for (std::string& word : words) {
+      if (word == "true") word = "on";
+      if (word == "false") word = "off";
+    }
+    set(config, words);
+  };
+  return option;
+}
+
 // What the file says is in the other members, so that a resolved configuration does without it.
 Option deepspeed_file() {
   Option option = text<TrainConfig>(
@@ -163,11 +178,10 @@ void append_optimizer(std::vector<Option>& table) {
   table.push_back(real({"adam-epsilon", group, "X", "1e-8", ""}, &C::adam_epsilon, kAnyPositive));
   table.push_back(real({"max-grad-norm", group, "X", "1.0", "clip the global norm; 0: off"},
                        &C::max_grad_norm, kAnyPositive));
-  table.push_back(choice<TrainConfig, bool>(
+  table.push_back(overlap_switch(
       {"optimizer-overlap", group, "on|off", "on",
        "the host steps chunks during the backward and the next forward pass; off: after the step, "
-       "same bits, for comparison"},
-      &C::optimizer_overlap, {{true, "on"}, {false, "off"}}));
+       "same bits, for comparison"}));
   table.push_back(choice<TrainConfig, OnNonFinite>(
       {"on-nonfinite", group, "stop|skip", "stop", "when loss or gradient is not finite", true},
       &C::on_nonfinite, {{OnNonFinite::kStop, "stop"}, {OnNonFinite::kSkip, "skip"}}));
@@ -252,6 +266,17 @@ bool is_later_option(const std::string& name, const Values& values) {
   return false;
 }
 
+template <typename Visit>
+void for_each_path(TrainConfig& config, const Visit& visit) {
+  for (std::string* path : {&config.model, &config.out, &config.machine, &config.trace}) {
+    visit(*path);
+  }
+  if (config.resume_from_checkpoint != "latest") visit(config.resume_from_checkpoint);
+  for (std::vector<std::string>* paths : {&config.data, &config.eval_data, &config.disk}) {
+    for (std::string& path : *paths) visit(path);
+  }
+}
+
 void check_together(const TrainConfig& config) {
   if (config.model.empty()) {
     throw Error(ErrorKind::kBadInput, "--model is required: a Hugging Face folder");
@@ -330,6 +355,31 @@ TrainConfig resolve_config(const OptionValues& given) {
   return config;
 }
 
+TrainConfig with_absolute_paths(TrainConfig config) {
+  for_each_path(config, [&](std::string& path) {
+    if (path.empty() || path.front() == '/') return;
+    std::error_code code;
+    const std::string absolute = std::filesystem::absolute(path, code).string();
+    if (code) return;  // there is no folder that it could be in
+    // What is to be read and is not there is refused, in the user's words.
+    const bool is_written = &path == &config.out || &path == &config.trace;
+    if (!is_written && !std::filesystem::exists(absolute, code)) return;
+    config.given_paths[absolute] = path;
+    path = absolute;
+  });
+  return config;
+}
+
+std::string given_path(const TrainConfig& config, const std::string& path) {
+  const auto given = config.given_paths.find(path);
+  return given == config.given_paths.end() ? path : given->second;
+}
+
+TrainConfig with_given_paths(TrainConfig config) {
+  for_each_path(config, [&](std::string& path) { path = given_path(config, path); });
+  return config;
+}
+
 DeviceId device_of(const TrainConfig& config) { return parse_device(config.device); }
 
 bool computes_in_bf16(const TrainConfig& config) {
@@ -379,7 +429,41 @@ std::optional<TrainConfig> config_of_yaml(const std::string& yaml) {
   return config;
 }
 
-std::string to_yaml(const TrainConfig& config) {
+namespace {
+
+// Whether YAML 1.1 may have a plain text for a truth value, nothing, a number or a date.
+bool needs_quotes(const std::string& text) {
+  constexpr std::array kWords{"y",    "yes",   "n",    "no", "on", "off",
+                              "true", "false", "null", "~",  "=",  "<<"};
+  std::string word = text;
+  for (char& c : word) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  if (std::find(kWords.begin(), kWords.end(), word) != kWords.end()) return true;
+  const bool begins_a_number = word.find_first_of("0123456789+-.") == 0;
+  return begins_a_number && word.find('/') == std::string::npos;
+}
+
+// 5e-05 is a number to YAML 1.2 alone, 5.0e-05 to YAML 1.1, too.
+std::string with_point(std::string number) {
+  const size_t exponent = number.find('e');
+  if (exponent != std::string::npos && number.find('.') == std::string::npos) {
+    number.insert(exponent, ".0");
+  }
+  return number;
+}
+
+void emit(YAML::Emitter& out, const Option& option, const std::string& value) {
+  const bool is_text = option.value != "X" && option.value != "N" && option.value != "SIZE" &&
+                       option.value != "true|false" && !option.value.empty();
+  if (is_text && needs_quotes(value)) out << YAML::DoubleQuoted;
+  out << (option.value == "X" ? with_point(value) : value);
+}
+
+}  // namespace
+
+std::string to_yaml(const TrainConfig& absolute) {
+  const TrainConfig config = with_given_paths(absolute);
   YAML::Emitter out;
   out << YAML::BeginMap;
   for (const Option& option : train_options()) {
@@ -388,11 +472,9 @@ std::string to_yaml(const TrainConfig& config) {
     std::string key = option.name;
     std::replace(key.begin(), key.end(), '-', '_');
     out << YAML::Key << key << YAML::Value;
-    if (option.many) {
-      out << values;
-    } else {
-      out << values.front();
-    }
+    if (option.many) out << YAML::BeginSeq;
+    for (const std::string& value : values) emit(out, option, value);
+    if (option.many) out << YAML::EndSeq;
   }
   out << YAML::EndMap;
   return std::string(out.c_str()) + "\n";

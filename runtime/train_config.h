@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -73,6 +74,9 @@ struct TrainConfig {
   // choose, since no result depends on it; 0: as many as fit.
   int64_t group = 0;
 
+  // What with_absolute_paths() found, by what it made of it.
+  std::map<std::string, std::string> given_paths;
+
   // For whoever prints: what the user is to know of how the options were read.
   std::vector<std::string> notes;
 };
@@ -96,12 +100,18 @@ void refuse_data_options(const OptionValues& values);
 // of the DeepSpeed configuration that they may name, and checks them against each other. Throws
 // Error (kBadInput) that names the flag.
 TrainConfig resolve_config(const OptionValues& values);
+// The same with paths that hold wherever the process goes, and back again for whoever is shown
+// them.
+TrainConfig with_absolute_paths(TrainConfig config);
+TrainConfig with_given_paths(TrainConfig config);
+// One of the paths of a configuration, as it was given.
+std::string given_path(const TrainConfig& config, const std::string& path);
 // The device that --device names, whether it is there or not.
 DeviceId device_of(const TrainConfig& config);
 // Whether matrix products round their operands to bf16: asked for, or "auto" on a processor that
 // multiplies bf16 natively.
 bool computes_in_bf16(const TrainConfig& config);
-// The resolved configuration as YAML, keys = long flags with '_'.
+// The resolved configuration as YAML, keys = long flags with '_', paths as they were given.
 std::string to_yaml(const TrainConfig& config);
 // Of the options on which the data of a step or a result depends (and neither budgets nor tiers,
 // threads or output), those that differ: a line each, for

@@ -491,7 +491,9 @@ RunResult run_training(const TrainConfig& config,
                        const std::function<void(const RunProgress&)>& on_progress,
                        const std::function<void(const std::string&)>& on_note,
                        const std::atomic<bool>& stop) {
-  return Loop(config, on_progress, stop).run(on_note);
+  // Whoever is told of the progress may take the process to another folder.
+  const TrainConfig absolute = with_absolute_paths(config);
+  return Loop(absolute, on_progress, stop).run(on_note);
 }
 
 RunResult run_training(Trainer& trainer, const TrainConfig& config, const Continuation& from,

@@ -53,6 +53,11 @@ def paths_given(paths: Any, what: str) -> list[str]:
     return [text_given(os.fspath(path), "a path") for path in listed]
 
 
+def absolute(path: str) -> str:
+    """The path from wherever the process goes."""
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+
+
 def numpy_of(value: Any, what: str) -> NDArray[Any]:
     """What a user gives as an array, without a copy where it speaks DLPack.
 
@@ -79,6 +84,8 @@ def token_array(tokens: Any, what: str) -> NDArray[np.int32]:
         ValueError: for an id outside of int32.
     """
     array = numpy_of(tokens, what)
+    if array.size == 0 and isinstance(tokens, (list, tuple)):  # to NumPy they are floats
+        array = array.astype(np.int32)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{what} are token ids, int32 or int64; got {array.dtype}")
     if array.dtype != np.int32:
@@ -135,11 +142,12 @@ class Tokens:
 
     def __init__(self, stream: _hetmem.TokenStream):
         self._stream = stream
+        self._files = [absolute(file) for file in stream.files()]
 
     @property
     def files(self) -> list[str]:
-        """The token files. Those of text are temporary: they go with this object."""
-        return self._stream.files()
+        """The token files, absolute. Those of text are temporary: they go with this object."""
+        return list(self._files)
 
     def __len__(self) -> int:
         return self._stream.size()

@@ -34,7 +34,7 @@ class MachineOptions(TypedDict, total=False):
     adam_beta2: float | None
     adam_epsilon: float | None
     max_grad_norm: float | None
-    optimizer_overlap: str | None
+    optimizer_overlap: str | bool | None
     on_nonfinite: str | None
     deepspeed: Path | None
     device: str | None

@@ -4,6 +4,7 @@ notebook, with the tiers as bars."""
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Iterator, Mapping
 
@@ -135,8 +136,16 @@ class StepResult:
         return self.tokens / self.seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """The object of metrics.jsonl, with the tiers by kind."""
-        return asdict(self) | {"tokens_per_second": self.tokens_per_second}
+        """The object of metrics.jsonl (None for null), with the tiers by kind."""
+        line = asdict(self) | {"tokens_per_second": self.tokens_per_second}
+        for name, value in line.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                line[name] = None
+        if self.skipped:
+            line["loss"] = None
+        else:
+            del line["skipped"]
+        return line
 
     def __repr__(self) -> str:
         skipped = ", skipped" if self.skipped else ""

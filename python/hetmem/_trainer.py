@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Union
 import numpy as np
 
 from hetmem import _hetmem
-from hetmem._data import (Tokens, are_paths, data_paths, load_tokens, named, numpy_of, text_given,
+from hetmem._data import (Tokens, absolute, are_paths, data_paths, load_tokens, named, numpy_of, text_given,
                           token_array, token_stream)
 from hetmem._options import configured, known, options_text, signature_of, values_of
 from hetmem._results import EvalResult, Plan, StepResult, TrainResult, size_text
@@ -112,6 +112,13 @@ class Parameters(Mapping[str, "NDArray[np.float32]"]):
     def __len__(self) -> int:
         return len(self._shapes)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether they are the weights of one trainer; arrays are compared one by one."""
+        return isinstance(other, Parameters) and self._trainer is other._trainer
+
+    def __hash__(self) -> int:
+        return hash(self._trainer)
+
     def __repr__(self) -> str:
         return f"Parameters({len(self)} weights)"
 
@@ -157,6 +164,7 @@ class Trainer:
             if resolved[name] != [idle] and resolved["out"] == [""]:
                 warnings.warn(f"{name.replace('-', '_')} without out: train() writes nothing", stacklevel=2)
         self._options = resolved
+        self._model = absolute(resolved["model"][0])  # options as they were given are for showing
         self._trainer = _hetmem.Trainer(values)
         for note in self._trainer.notes():
             warnings.warn(note, stacklevel=2)
@@ -216,7 +224,7 @@ class Trainer:
                                      f"[n, {self._width}]; got shape {list(array.shape)}")
                 return self._trainer.evaluate(array)
         with data_paths(data, "the data of an evaluation", self._trainer.vocabulary()) as paths:
-            stream = load_tokens(paths, self._options["model"][0], self._options["data-glob"][0])
+            stream = load_tokens(paths, self._model, self._options["data-glob"][0])
             return self._trainer.evaluate_files(stream.files)
 
     def batches(self, data: Any, steps: int | None = None, first: int = 0) -> Iterator[NDArray[np.int32]]:
@@ -234,6 +242,8 @@ class Trainer:
             raise TypeError("batches takes tokens; hetmem.load_tokens makes them of files")
         if first < 0:
             raise ValueError(f"first is {first}; it must be a whole number of at least 0")
+        if steps is not None and steps < 0:
+            raise ValueError(f"steps is {steps}; it must be a whole number of at least 0")
         stream = data if isinstance(data, Tokens) else token_stream(data, "data")
         length = self._width - 1
         windows = (len(stream) - 1) // length
@@ -340,7 +350,7 @@ class Trainer:
         """
         own = {name: self._options[name] for name in ("device", "threads") if self._options[name]}
         text_given(prompt, "prompt")
-        values = values_of({"model": self._options["model"][0], "prompt": prompt, **options})
+        values = values_of({"model": self._model, "prompt": prompt, **options})
         return self._trainer.generate(own | known(values, "generate"))
 
     def save(self, folder: Path, *, checkpoint: bool = False, overwrite: bool = False) -> None:

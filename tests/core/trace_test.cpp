@@ -65,6 +65,33 @@ TEST(Trace, WhatWasPlannedIsAProcessOfItsOwn) {
   EXPECT_TRUE(has(text, R"({"pid":1,"ph":"M","name":"process_name","args":{"name":"hetmem"}})"));
 }
 
+// Of a thread of the format, which wants it.
+TEST(Trace, SlicesThatCrossAreOnFurtherTracks) {
+  trace::start();
+  const std::string text = written({{"plan",
+                                     {{"a", "first", 0, 4},
+                                      {"a", "inner", 1, 3},
+                                      {"a", "crosses", 2, 3},
+                                      {"a", "crosses both", 2.5, 3},
+                                      {"a", "in the second", 3.5, 1},
+                                      {"a", "after", 6, 1},
+                                      {"b", "other", 0, 9}},
+                                     {}}});
+  const auto track_of = [&](const std::string& slice) {
+    const std::string line = text.substr(0, text.find("\"" + slice + "\""));
+    const std::string tid = line.substr(line.rfind("\"tid\":"));
+    const size_t name = text.find(tid + "\"thread_name\"");
+    return text.substr(name, text.find('}', name) - name);
+  };
+  for (const char* slice : {"first", "inner", "after"}) {
+    EXPECT_TRUE(has(track_of(slice), R"({"name":"a")")) << slice;
+  }
+  EXPECT_TRUE(has(track_of("crosses"), R"-({"name":"a (2)")-"));
+  EXPECT_TRUE(has(track_of("in the second"), R"-({"name":"a (2)")-"));
+  EXPECT_TRUE(has(track_of("crosses both"), R"-({"name":"a (3)")-"));
+  EXPECT_TRUE(has(track_of("other"), R"({"name":"b")"));
+}
+
 TEST(Trace, AFolderThatIsNotThereIsAnError) {
   trace::start();
   EXPECT_THROW(trace::write("/nowhere/at/all.json"), Error);

@@ -225,3 +225,25 @@ def test_bench_memory_goes_down_three_tiers(models, disk):
         assert row["device"]["peak"] <= row["device_budget"]
         assert row["disk_read"] > 0 if "host_budget" in row else row["disk_read"] == 0
     assert not list(disk.iterdir())
+
+
+def test_slices_of_a_track_of_the_trace_nest(models, data, tmp_path, disk):
+    budget = budgets(models["llama"], 2)[0]
+    train(models["llama"], data, tmp_path / "o", device_memory=budget, host_memory=0, disk=disk,
+          trace=tmp_path / "t.json", **(RUN | dict(steps=4)))
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert len(set(names.items())) == len({(pid, name) for (pid, _), name in names.items()})
+    assert {"disk read", "disk write", "compute"} <= set(names.values())
+    tracks = {}
+    for e in events:
+        if e["ph"] == "X":
+            begin = round(e["ts"] * 1000)
+            tracks.setdefault((e["pid"], e["tid"]), []).append((begin, -round(e["dur"] * 1000)))
+    for track, slices in tracks.items():
+        within = []  # the ends of the slices that are open
+        for begin, less in sorted(slices):
+            while within and within[-1] <= begin:
+                within.pop()
+            assert not within or begin - less <= within[-1], names[track]
+            within.append(begin - less)

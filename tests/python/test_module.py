@@ -1,13 +1,15 @@
 """The Python package: the numbers of the binary, bit for bit, and what its calls give and take."""
 
 import json
+import os
+import shutil
 import sys
 
 import hetmem
 import numpy as np
 import pytest
 import torch
-from conftest import VOCABULARY, metrics, state_of, train, write_tokens
+from conftest import VOCABULARY, add_tokenizer, metrics, state_of, train, write_tokens
 from conftest import hetmem as command
 
 RUN = dict(batch_size=2, sequence_length=33, learning_rate=1e-3)
@@ -424,6 +426,53 @@ def test_options_in_one(models, data, tmp_path):
         hetmem.Trainer(config=tmp_path / "nowhere.yaml")
 
 
+def test_the_configuration_of_a_run_as_others_read_it(models, data, tmp_path, monkeypatch):
+    import yaml
+
+    monkeypatch.chdir(tmp_path)
+    given = dict(model=models["llama"], adam_epsilon=1e-20, learning_rate=5e-5, seed=12, momentum=0.5,
+                 weight_decay=1e20, device_memory="2GiB", steps=1, sequence_length=33, trace="off")
+    with hetmem.Trainer(**given, out="y", freeze="null", optimizer_overlap=False, data_glob="0o7") as trainer:
+        trainer.train(data)
+    text = (tmp_path / "y" / "config.yaml").read_text()
+    read = yaml.safe_load(text)
+    assert {name: read[name] for name in given} == given | {
+        "model": str(models["llama"]), "device_memory": 2 << 30}
+    assert read["out"] == "y" and read["freeze"] == "null" and read["optimizer_overlap"] == "off"
+    assert read["data_glob"] == "0o7" and read["shuffle"] is True
+    assert "learning_rate: 5.0e-05\n" in text
+    del read["out"], read["trace"]
+    with hetmem.Trainer(config=read) as trainer:
+        again = trainer.options
+    with hetmem.Trainer(config=tmp_path / "y" / "config.yaml", out="", trace="") as trainer:
+        own = trainer.options
+    for name in ("out", "trace"):
+        del again[name], own[name]
+    assert again == own and again["learning-rate"] == ["5e-05"]
+
+
+@pytest.mark.parametrize("word", ["on", "No", "null", "~", "12", "0x1F", "1_000", "1:30", "2024-01-01", "1e3",
+                                  "5.0e-05", ".inf", "=", "-1", "+1", "y", "N", "True", "<<"])
+def test_words_of_a_configuration_are_words_to_others(models, tmp_path, monkeypatch, word, data):
+    import yaml
+
+    monkeypatch.chdir(tmp_path)
+    with hetmem.Trainer(models["gpt2"], out=word, **RUN) as trainer:
+        trainer.train([data, data], steps=1)
+    assert yaml.safe_load((tmp_path / word / "config.yaml").read_text())["out"] == word
+    lines = [line for line in (tmp_path / word / "config.yaml").read_text().splitlines() if line.startswith("out")]
+    assert lines == [f'out: "{word}"']  # also to readers of YAML 1.1 that know more words than this one
+
+
+@pytest.mark.parametrize("given,means", [(True, "on"), (False, "off"), ("true", "on"), ("off", "off")])
+def test_overlap_is_a_switch(models, tmp_path, given, means):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"optimizer_overlap: {str(given).lower()}\n")
+    for more in ({"optimizer_overlap": given}, {"config": path}):
+        with hetmem.Trainer(models["gpt2"], **more, **RUN) as trainer:
+            assert trainer.options["optimizer-overlap"] == [means]
+
+
 def test_the_plan_of_a_trainer(models, data):
     with hetmem.Trainer(models["qwen3"], **RUN, **TIGHT) as trainer:
         for batch in trainer.batches(hetmem.load_tokens(data), steps=3):
@@ -563,3 +612,74 @@ def test_disks_are_options_too(models, data, tmp_path):
         assert result.losses == want and trainer.plan.tiers.disk.peak > 0
         assert "disk" in repr(trainer)
     assert not any(list(folder.iterdir()) for folder in folders)
+
+
+def test_a_skipped_step_is_the_object_of_the_metrics(models, data, tmp_path):
+    with hetmem.Trainer(models["gpt2"], out=tmp_path / "o", on_nonfinite="skip", **RUN) as trainer:
+        seen = []
+        weights = trainer.parameters()["transformer.ln_f.weight"]
+        trainer.train(data, steps=1, callbacks=seen.append)
+        trainer.parameters()["transformer.ln_f.weight"] = weights * np.float32(np.nan)
+        trainer.train(data, steps=1, callbacks=seen.append)
+    lines = metrics(tmp_path / "o")
+    assert lines[1]["loss"] is None and lines[1]["skipped"]
+    for result, line in zip(seen, lines, strict=True):
+        own = result.to_dict()
+        for tier in own["memory"].values():
+            del tier["by_kind"]
+        assert own == line
+        json.dumps(own, allow_nan=False)
+
+
+def test_parameters_are_equal_where_they_are_of_one_trainer(models):
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer, hetmem.Trainer(models["gpt2"], **RUN) as other:
+        parameters = trainer.parameters()
+        assert parameters == trainer.parameters() and len({parameters, trainer.parameters()}) == 1
+        assert parameters != other.parameters() and parameters != dict(parameters)
+
+
+def test_no_tokens_and_no_batches(models, data, tmp_path):
+    tokenizer = hetmem.Tokenizer(add_tokenizer(tmp_path / "m", models["gpt2"]))
+    assert tokenizer.decode([]) == "" == tokenizer.decode(())
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        stream = hetmem.load_tokens(data)
+        assert not list(trainer.batches(stream, steps=0))
+        with pytest.raises(ValueError, match="steps is -1"):
+            list(trainer.batches(stream, steps=-1))
+        with pytest.raises(ValueError, match="got shape"):
+            trainer.step([])
+
+
+def test_token_files_beside_text_are_of_the_models_vocabulary(models, data, tmp_path):
+    model = add_tokenizer(tmp_path / "m", models["llama"])  # of 257 tokens; the model has 331
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "t.txt").write_text("some text " * 40)
+    shutil.copy(data, tmp_path / "d" / "s.bin")
+    text = hetmem.load_tokens(tmp_path / "d" / "t.txt", model)[:]
+    wanted = np.concatenate([hetmem.load_tokens(data)[:], text])
+    for i, paths in enumerate(([data, tmp_path / "d" / "t.txt"], [tmp_path / "d"], [data])):
+        out = tmp_path / f"{i}.bin"
+        done = command("tokenize", *paths, "--model", model, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert np.array_equal(hetmem.load_tokens(out)[:], wanted[: 4001 if i == 2 else None])
+        assert np.array_equal(hetmem.load_tokens(paths, model)[:], wanted[: 4001 if i == 2 else None])
+        done = command("train", "--model", model, "--data", *paths, "--out", tmp_path / f"o{i}", "--steps", 1,
+                       "--sequence-length", 33)
+        assert done.returncode == 0, done.stderr
+    wrong = write_tokens(tmp_path / "d" / "u.bin", [1, 331, 2])
+    for words in (["tokenize", tmp_path / "d", "--out", tmp_path / "no.bin"],
+                  ["train", "--data", tmp_path / "d", "--out", tmp_path / "no"]):
+        done = command(*words, "--model", model)
+        assert done.returncode == 2
+        assert f"{wrong} holds token id 331 at position 1, the model's vocabulary has 331" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["pipe.bin", "pipe.txt", "pipe.jsonl"])
+def test_what_is_no_regular_file_is_no_data(models, tmp_path, name):
+    model = add_tokenizer(tmp_path / "m", models["llama"])
+    os.mkfifo(tmp_path / name)
+    for words in (["train", "--data", tmp_path / name, "--out", tmp_path / "o"],
+                  ["tokenize", tmp_path / name, "--out", tmp_path / "o"]):
+        done = command(*words, "--model", model, timeout=20)
+        assert done.returncode == 2
+        assert f"{tmp_path / name}: neither a regular file nor a folder" in done.stderr

@@ -375,6 +375,35 @@ def test_a_run_stays_in_its_folder_when_the_process_goes_to_another(models, data
     assert written >= {"checkpoint-3", "checkpoint-4", "final", "report.html", "access_trace.json"}
 
 
+def test_paths_are_those_of_where_the_trainer_was_made(models, data, tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    add_tokenizer(tmp_path / "here" / "m", models["llama"])
+    (tmp_path / "here" / "m" / "generation_config.json").write_text('{"temperature": 0.5}')
+    (tmp_path / "here" / "t.txt").write_text("some text " * 400)
+    (tmp_path / "here" / "d").mkdir()
+    write_tokens(tmp_path / "here" / "d.bin", np.arange(2000) % 257)
+    monkeypatch.chdir(tmp_path / "here")
+    given = dict(data="d.bin", eval_data=["d.bin", "t.txt"], out="o", trace="t.json", disk="d",
+                 disk_memory="64MiB", steps=3)
+    with hetmem.Trainer("m", **given, **RUN) as trainer:
+        monkeypatch.chdir(tmp_path / "there")
+        trainer.save(tmp_path / "saved")
+        assert {"tokenizer.json", "generation_config.json"} <= {f.name for f in (tmp_path / "saved").iterdir()}
+        assert np.isfinite(trainer.evaluate(tmp_path / "here" / "t.txt"))
+        assert isinstance(trainer.generate("some", max_new_tokens=2), str)
+        assert trainer.train().out == "o"
+        assert {name: trainer.options[name] for name in ("model", "data", "out", "disk")} == {
+            "model": ["m"], "data": ["d.bin"], "out": ["o"], "disk": ["d"]}
+        trainer.train("../here/t.txt", steps=1)
+        assert "'m'" in repr(trainer)
+    assert not list((tmp_path / "there").iterdir()) and not list((tmp_path / "here" / "d").iterdir())
+    assert (tmp_path / "here" / "t.json").exists()
+    assert (tmp_path / "here" / "o" / "final" / "tokenizer.json").exists()
+    lines = (tmp_path / "here" / "o" / "config.yaml").read_text().splitlines()
+    assert {"model: m", "out: o", "disk: d", "trace: t.json"} <= set(lines)
+
+
 def test_a_fork_is_refused_and_ends_well(models, data):
     done = python("""
 import os, sys, hetmem
