@@ -44,7 +44,12 @@ class File {
 
 // Throws Error (kBadInput) where the file is missing or not a regular one.
 std::string read_text_file(const std::string& path);
-// Writes, syncs and renames into place. Throws Error (kStorage).
+// Where a file that a user has named is to be written so that a renaming replaces that file alone:
+// the name or, of a link, what it leads to. Throws Error (kBadInput) where it leads nowhere, or
+// where something else than a regular file is there.
+std::string writable_file(const std::string& path);
+// Writes, syncs and renames into place, which is writable_file()'s. Throws Error (kStorage,
+// kBadInput).
 void write_text_file(const std::string& path, std::string_view text);
 // Where it is until it is complete; a process that is killed leaves it there.
 std::string unfinished_path(const std::string& path);
@@ -58,7 +63,9 @@ void make_folders(const std::string& path);
 // was killed left is found by remove_abandoned().
 class AtomicDirectory {
  public:
-  // Throws Error (kStorage) where the temporary cannot be made.
+  // What a link leads to is written, the link stays. Throws Error (kStorage) where the temporary
+  // cannot be made, and Error (kBadInput) where the path is empty, is a link that leads nowhere, or
+  // something is there that is no folder.
   explicit AtomicDirectory(std::string final_path);
   ~AtomicDirectory();
   AtomicDirectory(const AtomicDirectory&) = delete;
