@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "io/file.h"
 #include "io/text_data.h"
 #include "io/tokenizer.h"
 
@@ -31,16 +32,29 @@ void remove_quietly(const std::string& path) {
   fs::remove_all(path, code);
 }
 
+// What is written, first under another name, must be nothing that is read.
+void require_apart(const std::string& written, const std::vector<std::string>& read,
+                   const std::string& path) {
+  for (const std::string& input : read) {
+    std::error_code code;
+    if (!fs::equivalent(written, input, code)) continue;
+    throw Error(ErrorKind::kBadInput, "cannot write " + path + ": " + input +
+                                          " is read and would be replaced; name another file");
+  }
+}
+
 }  // namespace
 
 TokenizedData write_token_file(const std::vector<std::string>& files,
                                const std::string& model_folder, const ModelConfig& model,
                                const std::string& path) {
-  if (fs::is_directory(path)) {
-    throw Error(ErrorKind::kBadInput, path + " is a folder; give the file to write");
-  }
+  const std::string place = writable_file(path);
+  const std::string temporary = place + ".partial";
+  std::vector<std::string> read = files;
+  for (const char* name : {"/tokenizer.json", "/config.json"}) read.push_back(model_folder + name);
+  require_apart(place, read, path);
+  require_apart(temporary, read, path);
   const Tokenizer tokenizer = Tokenizer::load(model_folder);
-  const std::string temporary = path + ".partial";
   TokenizedData result;
   try {
     TokenFileWriter writer(temporary, std::max(model.vocabulary, tokenizer.vocabulary()));
@@ -48,7 +62,7 @@ TokenizedData write_token_file(const std::vector<std::string>& files,
     for (const std::string& file : files) data.add(file);
     writer.finish();
     result = {writer.tokens(), data.bytes()};
-    fs::rename(temporary, path);
+    fs::rename(temporary, place);
   } catch (const fs::filesystem_error& error) {
     remove_quietly(temporary);
     throw Error(ErrorKind::kStorage, "cannot write " + path + ": " + error.code().message());
