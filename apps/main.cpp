@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +19,7 @@
 #include "apps/commands.h"
 #include "core/error.h"
 #include "core/fault_plan.h"
+#include "io/file.h"
 
 namespace hetmem::apps {
 namespace {
@@ -344,6 +346,10 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     message = "out of memory; lower the budgets";
     code = hetmem::exit_code(hetmem::ErrorKind::kDoesNotFit);
+  } catch (const std::filesystem::filesystem_error& error) {
+    const hetmem::Error as_ours = hetmem::error_of_file_system(error);
+    message = as_ours.what();
+    code = hetmem::exit_code(as_ours.kind());
   } catch (const std::exception& error) {
     message = error.what();
     if (std::ferror(stdout) != 0) {  // what prints throws as it likes

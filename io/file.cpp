@@ -8,6 +8,7 @@
 #include <charconv>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -392,6 +393,39 @@ void make_folders(const std::string& path) {
     for (const fs::path& at : made) fs::remove(at, code);
     throw;
   }
+}
+
+std::string make_temporary_folder(const std::string& prefix) {
+  std::error_code code;
+  const fs::path parent = fs::temp_directory_path(code);
+  if (code) {
+    const char* given = std::getenv("TMPDIR");
+    throw Error(ErrorKind::kBadInput,
+                "there is no folder for temporary files" +
+                    (given != nullptr ? ": TMPDIR is " + std::string(given) : std::string()) +
+                    "; set TMPDIR to a folder that can be written to");
+  }
+  std::string path = (parent / (prefix + "XXXXXX")).string();
+  if (::mkdtemp(path.data()) != nullptr) return path;
+  throw Error(kind_of_creation_failure(errno),
+              "cannot make a folder for temporary files in " + parent.string() + ": " +
+                  std::strerror(errno) + "; set TMPDIR to one that has room and can be written to");
+}
+
+std::string absolute_path(const std::string& path) {
+  std::error_code code;
+  const fs::path absolute = fs::absolute(path, code);
+  if (!code) return absolute.string();
+  throw Error(ErrorKind::kBadInput,
+              "cannot tell where " + path + " is: the working directory: " + code.message() +
+                  "; change to a folder that is there, or give the whole path");
+}
+
+Error error_of_file_system(const fs::filesystem_error& error) {
+  const std::string path = error.path1().string();
+  return {kind_of_creation_failure(error.code().value()),
+          "cannot use " + (path.empty() ? "the working directory" : path) + ": " +
+              error.code().message() + "; see that it is there and may be used"};
 }
 
 AtomicDirectory::AtomicDirectory(std::string final_path) : final_(std::move(final_path)) {

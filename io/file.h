@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
+
+#include "core/error.h"
 
 namespace hetmem {
 
@@ -57,6 +60,15 @@ std::string unfinished_path(const std::string& path);
 // Makes a folder and those above it that are not there, so that they stay. Throws Error (kStorage,
 // kBadInput); nothing is then left.
 void make_folders(const std::string& path);
+
+// A new folder for files that nobody else is to see, whose name begins so, where TMPDIR says.
+// Throws Error (kStorage, kBadInput).
+std::string make_temporary_folder(const std::string& prefix);
+// Throws Error (kBadInput) where a name needs the working directory and that was removed.
+std::string absolute_path(const std::string& path);
+
+// What the file system threw, as bad input where the path can be another, else as the storage's.
+Error error_of_file_system(const std::filesystem::filesystem_error& error);
 
 // A directory that appears complete or not at all: files go into a temporary beside the final name;
 // commit() syncs them and renames. Without commit() the temporary is removed; what a process that

@@ -99,7 +99,7 @@ class PythonTrainer {
  public:
   explicit PythonTrainer(const OptionValues& values) {
     const TrainConfig config = resolve_config(values);
-    if (!config.out.empty()) out_ = std::filesystem::absolute(config.out).string();
+    if (!config.out.empty()) out_ = absolute_path(config.out);
     const std::string resume = resume_folder(config);
     if (config.machine.empty()) keep_rates(device_of(config));
     trainer_ = std::make_unique<Trainer>(config, config.steps.value_or(kNoEnd));

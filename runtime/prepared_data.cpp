@@ -3,9 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 
 #include "core/error.h"
@@ -17,15 +14,6 @@ namespace hetmem {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string private_folder() {
-  std::string path = (fs::temp_directory_path() / "hetmem-data-XXXXXX").string();
-  if (mkdtemp(path.data()) == nullptr) {
-    throw Error(ErrorKind::kStorage, "cannot make a temporary folder for tokens at " + path + ": " +
-                                         std::strerror(errno));
-  }
-  return path;
-}
 
 void remove_quietly(const std::string& path) {
   std::error_code code;
@@ -82,7 +70,7 @@ PreparedData::PreparedData(const std::vector<std::string>& paths, const std::str
     return;
   }
   owner_ = getpid();
-  folder_ = private_folder();
+  folder_ = make_temporary_folder("hetmem-data-");
   try {
     token_files_ = {folder_ + "/tokens.bin"};
     write_token_file(files, model_folder, model, token_files_.front());

@@ -63,7 +63,7 @@ void check_trace(const std::string& path) {
   if (fs::is_directory(path, code)) {
     throw Error(ErrorKind::kBadInput, "--trace " + path + " is a folder; give a file");
   }
-  require_writable(fs::absolute(path).parent_path().string(), "--trace " + path);
+  require_writable(fs::path(absolute_path(path)).parent_path().string(), "--trace " + path);
 }
 
 // The step up to which checkpoints in `out` are of the branch that goes on from `from`, or -1: of a

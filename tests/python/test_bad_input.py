@@ -3,10 +3,11 @@
 import json
 import shutil
 import struct
+import subprocess
 
 import numpy as np
 import pytest
-from conftest import hetmem, train, write_tokens
+from conftest import BINARY, hetmem, train, write_tokens
 
 RUN = ["--batch-size", 1, "--sequence-length", 8, "--steps", 1]
 
@@ -281,3 +282,23 @@ def test_bench_disk_needs_folders(tmp_path):
     done = hetmem("bench", "disk", "--disk", f"{tmp_path},{tmp_path / 'none'}")
     assert done.returncode == 2 and f"--disk {tmp_path / 'none'} is not a folder" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_are_not_there(models, tmp_path):
+    for file in models["gpt2"].iterdir():
+        assert file.name != "tokenizer.json"  # the temporary folder is made before it is asked for
+    (tmp_path / "a.txt").write_text("text")
+    words = ["--model", models["gpt2"], "--data", tmp_path / "a.txt", "--out", tmp_path / "o"]
+    for folder, says in ((tmp_path / "none", "TMPDIR is"), (tmp_path / "a.txt", "TMPDIR is"), ("/proc", "TMPDIR")):
+        done = hetmem("train", *words, env={"TMPDIR": str(folder)})
+        assert done.returncode == 2 and says in done.stderr and str(folder) in done.stderr, done
+    done = hetmem("bench", "step", "--repeats", 1, env={"TMPDIR": str(tmp_path / "none")})
+    assert done.returncode == 2 and "TMPDIR is" in done.stderr, done
+    write_tokens(tmp_path / "d.bin", np.arange(100))
+    words = ["--model", models["gpt2"], "--data", tmp_path / "d.bin", *RUN]
+    for more in (["--out", "o"], ["--out", tmp_path / "o", "--trace", "t.json"], []):
+        (tmp_path / "gone").mkdir()
+        done = subprocess.run(["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', tmp_path / "gone", BINARY,
+                               "train", *map(str, words + more)], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 2 and "working directory" in done.stderr, done
+        assert len(done.stderr.splitlines()) == 1, done
