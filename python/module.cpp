@@ -112,7 +112,11 @@ PYBIND11_MODULE(_hetmem, module) {
     for (const Option& option : train_options()) resolved[option.name] = option.get(config);
     return std::pair(resolved, config.notes);
   });
-  module.def("read_config_file", &read_config_file);
+  module.def("read_config_file", [](const std::string& path) {
+    std::vector<std::string> names = names_of(train_options());
+    for (const LaterOption& later : later_options()) names.emplace_back(later.name);
+    return read_config_file(path, names);
+  });
   module.def("nearest_name", &nearest_name);
   module.def("refuse_data_options", &refuse_data_options);
   module.def("unlisted_entry", &unlisted_entry);

@@ -477,8 +477,12 @@ std::string resume_folder(const TrainConfig& config) {
     AtomicDirectory::recover(parent.empty() ? "." : parent.string());
     return config.resume_from_checkpoint;
   }
-  if (!config.out.empty()) AtomicDirectory::recover(config.out);
-  const int64_t step = config.out.empty() ? -1 : newest_checkpoint(config.out);
+  if (config.out.empty()) {
+    throw Error(ErrorKind::kBadInput,
+                "--resume-from-checkpoint latest: --out is missing; give the folder of the run");
+  }
+  AtomicDirectory::recover(config.out);
+  const int64_t step = newest_checkpoint(config.out);
   if (step < 0) {
     throw Error(
         ErrorKind::kBadInput,
