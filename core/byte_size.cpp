@@ -55,7 +55,7 @@ int64_t parse_byte_size(std::string_view text) {
   const auto [end, code] =
       std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
   if (code == std::errc::result_out_of_range) refuse_large(text);
-  if (code != std::errc() || !(number >= 0)) refuse(text);
+  if (code != std::errc() || !(number >= 0) || std::isinf(number)) refuse(text);
   std::string suffix;
   for (const char* at = end; at != text.data() + text.size(); ++at) {
     if (*at != ' ') suffix += static_cast<char>(std::tolower(static_cast<unsigned char>(*at)));

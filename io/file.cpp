@@ -226,7 +226,7 @@ std::string place_of(const std::string& path, fs::file_type wanted) {
            name_of(wanted));
   }
   if (!is_link) return path;
-  const std::string place = fs::canonical(path, code).string();
+  std::string place = fs::canonical(path, code).string();
   if (code) refuse("where the link leads cannot be found out: " + code.message());
   return place;
 }
