@@ -1,15 +1,12 @@
 #include "apps/bench_case.h"
 
-#include <unistd.h>
-
 #include "core/philox.h"
 #include "io/file.h"
 
 namespace hetmem::apps {
 
 ConfigFolder::ConfigFolder(const std::string& json)
-    : path_(std::filesystem::temp_directory_path() / ("hetmem-bench-" + std::to_string(getpid()))) {
-  std::filesystem::create_directories(path_);
+    : path_(make_temporary_folder("hetmem-bench-")) {
   write_text_file(path_.string() + "/config.json", json);
 }
 

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +19,7 @@
 #include "apps/commands.h"
 #include "core/error.h"
 #include "core/fault_plan.h"
+#include "io/file.h"
 
 namespace hetmem::apps {
 namespace {
@@ -37,15 +39,25 @@ std::vector<std::string> normalised(int argc, char** argv) {
   return arguments;
 }
 
+std::vector<std::string> names_of(const CLI::App& command) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    names.insert(names.end(), option->get_lnames().begin(), option->get_lnames().end());
+    if (option->get_positional()) names.push_back(option->get_name());
+  }
+  return names;
+}
+
 // Commands whose options are in no table take --config by having the file's keys put on their
 // command line, behind what is there already (arguments are in reverse).
-std::vector<std::string> with_config_file(std::vector<std::string> arguments) {
+std::vector<std::string> with_config_file(const CLI::App& app, std::vector<std::string> arguments) {
   if (arguments.empty() || (arguments.back() != "tokenize" && arguments.back() != "bench")) {
     return arguments;
   }
   const auto flag = std::find(arguments.begin(), arguments.end(), "--config");
   if (flag == arguments.end() || flag == arguments.begin()) return arguments;
-  const OptionValues values = read_config_file(*(flag - 1));
+  const OptionValues values =
+      read_config_file(*(flag - 1), names_of(*app.get_subcommand(arguments.back())));
   arguments.erase(flag - 1, flag + 1);
   for (const auto& [name, texts] : values) {
     const bool positional = name == "files" || name == "name";
@@ -98,7 +110,10 @@ class TableOptions {
       if (row.is_switch && *row.values == std::vector<std::string>{""}) values[row.name] = {"true"};
     }
     if (for_plan_) refuse_data_options(values);
-    if (!config_file_.empty()) values.merge(read_config_file(config_file_));
+    if (config_file_.empty()) return values;
+    std::vector<std::string> names;
+    for (const OptionRow& row : rows_) names.push_back(row.name);
+    values.merge(read_config_file(config_file_, names));
     return values;
   }
 
@@ -116,6 +131,8 @@ class TableOptions {
       option->expected(0, 1);
     } else if (row.many) {
       option->expected(1, -1);
+    } else if (row.joins) {
+      option->expected(1)->allow_extra_args(false)->take_all();
     } else {
       // "[a]" is a text, not a list; of a flag that is given twice the last counts.
       option->expected(1)->allow_extra_args(false)->take_last();
@@ -200,10 +217,7 @@ TrainConfig resolve_and_note(const OptionValues& values) {
 // An option that the command does not have, else whatever else was not expected.
 [[noreturn]] void refuse_extras(const CLI::App& app, const CLI::ExtrasError& error) {
   for (const CLI::App* command : app.get_subcommands()) {
-    std::vector<std::string> names;
-    for (const CLI::Option* option : command->get_options()) {
-      for (const std::string& name : option->get_lnames()) names.push_back(name);
-    }
+    const std::vector<std::string> names = names_of(*command);
     for (const std::string& extra : command->remaining()) {
       if (extra.rfind("--", 0) != 0) continue;
       const std::string name = extra.substr(2, extra.find('=') - 2);
@@ -273,7 +287,7 @@ int run(int argc, char** argv) {
                 "there is no command \"" + std::string(argv[1]) + "\"; --help lists them");
   }
   try {
-    app.parse(with_config_file(normalised(argc, argv)));
+    app.parse(with_config_file(app, normalised(argc, argv)));
   } catch (const CLI::ExtrasError& error) {
     refuse_extras(app, error);
   } catch (const CLI::ParseError& error) {
@@ -344,6 +358,10 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     message = "out of memory; lower the budgets";
     code = hetmem::exit_code(hetmem::ErrorKind::kDoesNotFit);
+  } catch (const std::filesystem::filesystem_error& error) {
+    const hetmem::Error as_ours = hetmem::error_of_file_system(error);
+    message = as_ours.what();
+    code = hetmem::exit_code(as_ours.kind());
   } catch (const std::exception& error) {
     message = error.what();
     if (std::ferror(stdout) != 0) {  // what prints throws as it likes

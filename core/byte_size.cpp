@@ -16,6 +16,7 @@ struct Unit {
   double bytes;
 };
 constexpr double kKi = 1024.0;
+constexpr int64_t kMost = int64_t{1} << 62;
 constexpr std::array<Unit, 18> kUnits{{{"", 1},
                                        {"b", 1},
                                        {"k", kKi},
@@ -41,13 +42,20 @@ constexpr std::array<Unit, 18> kUnits{{{"", 1},
       "\"" + std::string(text) + "\" is not a size; write 512MiB, 1.5GiB, 2GB or whole bytes");
 }
 
+[[noreturn]] void refuse_large(std::string_view text) {
+  throw Error(ErrorKind::kBadInput, "\"" + std::string(text) +
+                                        "\" is too large; a size is at most 2^62 bytes, " +
+                                        std::to_string(kMost) + " (4194304TiB)");
+}
+
 }  // namespace
 
 int64_t parse_byte_size(std::string_view text) {
   double number = 0;
   const auto [end, code] =
       std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
-  if (code != std::errc() || !(number >= 0)) refuse(text);
+  if (code == std::errc::result_out_of_range) refuse_large(text);
+  if (code != std::errc() || !(number >= 0) || std::isinf(number)) refuse(text);
   std::string suffix;
   for (const char* at = end; at != text.data() + text.size(); ++at) {
     if (*at != ' ') suffix += static_cast<char>(std::tolower(static_cast<unsigned char>(*at)));
@@ -55,7 +63,7 @@ int64_t parse_byte_size(std::string_view text) {
   for (const Unit& unit : kUnits) {
     if (unit.suffix != suffix) continue;
     const double bytes = number * unit.bytes;
-    if (!(bytes <= 4611686018427387904.0)) refuse(text);  // 2^62
+    if (!(bytes <= static_cast<double>(kMost))) refuse_large(text);
     if (unit.bytes == 1 && bytes != std::floor(bytes)) refuse(text);
     return std::llround(std::floor(bytes));
   }

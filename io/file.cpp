@@ -8,6 +8,7 @@
 #include <charconv>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -186,6 +187,50 @@ std::string parent_of(const std::string& path) {
 
 void sync_folder(const std::string& path) { sync_path(path, O_RDONLY | O_DIRECTORY); }
 
+const char* name_of(fs::file_type type) {
+  switch (type) {
+    case fs::file_type::regular:
+      return "a file";
+    case fs::file_type::directory:
+      return "a folder";
+    case fs::file_type::fifo:
+      return "a pipe";
+    case fs::file_type::socket:
+      return "a socket";
+    case fs::file_type::block:
+    case fs::file_type::character:
+      return "a device";
+    default:
+      return "something else";
+  }
+}
+
+// The path or, of a link, what it leads to; what is there already must be of the type.
+std::string place_of(const std::string& path, fs::file_type wanted) {
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorKind::kBadInput, "cannot write " + path + ": " + why);
+  };
+  if (path.empty()) {
+    throw Error(ErrorKind::kBadInput,
+                std::string("the path to write is empty; name ") + name_of(wanted));
+  }
+  std::error_code code;
+  const fs::file_type there = fs::status(path, code).type();
+  const bool is_link = fs::is_symlink(fs::symlink_status(path, code));
+  if (there == fs::file_type::not_found || there == fs::file_type::none) {
+    if (is_link) refuse("it is a link that leads nowhere; remove it or choose another path");
+    return path;
+  }
+  if (there != wanted) {
+    refuse(std::string(name_of(there)) + " of that name is there; remove it or name " +
+           name_of(wanted));
+  }
+  if (!is_link) return path;
+  std::string place = fs::canonical(path, code).string();
+  if (code) refuse("where the link leads cannot be found out: " + code.message());
+  return place;
+}
+
 }  // namespace
 
 File File::open_for_reading(const std::string& path) {
@@ -311,7 +356,12 @@ std::string read_text_file(const std::string& path) {
 
 std::string unfinished_path(const std::string& path) { return path + ".tmp"; }
 
-void write_text_file(const std::string& path, std::string_view text) {
+std::string writable_file(const std::string& path) {
+  return place_of(path, fs::file_type::regular);
+}
+
+void write_text_file(const std::string& name, std::string_view text) {
+  const std::string path = writable_file(name);
   const std::string temporary = unfinished_path(path);
   try {
     {
@@ -345,8 +395,42 @@ void make_folders(const std::string& path) {
   }
 }
 
+std::string make_temporary_folder(const std::string& prefix) {
+  std::error_code code;
+  const fs::path parent = fs::temp_directory_path(code);
+  if (code) {
+    const char* given = std::getenv("TMPDIR");
+    throw Error(ErrorKind::kBadInput,
+                "there is no folder for temporary files" +
+                    (given != nullptr ? ": TMPDIR is " + std::string(given) : std::string()) +
+                    "; set TMPDIR to a folder that can be written to");
+  }
+  std::string path = (parent / (prefix + "XXXXXX")).string();
+  if (::mkdtemp(path.data()) != nullptr) return path;
+  throw Error(kind_of_creation_failure(errno),
+              "cannot make a folder for temporary files in " + parent.string() + ": " +
+                  std::strerror(errno) + "; set TMPDIR to one that has room and can be written to");
+}
+
+std::string absolute_path(const std::string& path) {
+  std::error_code code;
+  const fs::path absolute = fs::absolute(path, code);
+  if (!code) return absolute.string();
+  throw Error(ErrorKind::kBadInput,
+              "cannot tell where " + path + " is: the working directory: " + code.message() +
+                  "; change to a folder that is there, or give the whole path");
+}
+
+Error error_of_file_system(const fs::filesystem_error& error) {
+  const std::string path = error.path1().string();
+  return {kind_of_creation_failure(error.code().value()),
+          "cannot use " + (path.empty() ? "the working directory" : path) + ": " +
+              error.code().message() + "; see that it is there and may be used"};
+}
+
 AtomicDirectory::AtomicDirectory(std::string final_path) : final_(std::move(final_path)) {
   while (final_.size() > 1 && final_.back() == '/') final_.pop_back();
+  final_ = place_of(final_, fs::file_type::directory);
   const Owner owner = this_process();
   temporary_ = owned_name(final_, kTemporary, owner);
   replaced_ = owned_name(final_, kReplaced, owner);
@@ -389,6 +473,12 @@ void AtomicDirectory::commit() {
 // The old one takes the temporary name.
 bool AtomicDirectory::replace() {
   if (errno != EEXIST && errno != EINVAL && errno != ENOSYS) return false;
+  std::error_code code;
+  const fs::file_type there = fs::symlink_status(final_, code).type();
+  if (there != fs::file_type::directory && there != fs::file_type::not_found) {
+    errno = ENOTDIR;  // it has come to be there since
+    return false;
+  }
   if (rename_path(temporary_, final_, RENAME_EXCHANGE) == 0) return true;
   if (errno != EINVAL && errno != ENOSYS && errno != ENOENT) return false;
   if (rename_path(final_, replaced_) != 0) {

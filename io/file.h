@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
+
+#include "core/error.h"
 
 namespace hetmem {
 
@@ -44,7 +47,12 @@ class File {
 
 // Throws Error (kBadInput) where the file is missing or not a regular one.
 std::string read_text_file(const std::string& path);
-// Writes, syncs and renames into place. Throws Error (kStorage).
+// Where a file that a user has named is to be written so that a renaming replaces that file alone:
+// the name or, of a link, what it leads to. Throws Error (kBadInput) where it leads nowhere, or
+// where something else than a regular file is there.
+std::string writable_file(const std::string& path);
+// Writes, syncs and renames into place, which is writable_file()'s. Throws Error (kStorage,
+// kBadInput).
 void write_text_file(const std::string& path, std::string_view text);
 // Where it is until it is complete; a process that is killed leaves it there.
 std::string unfinished_path(const std::string& path);
@@ -53,12 +61,23 @@ std::string unfinished_path(const std::string& path);
 // kBadInput); nothing is then left.
 void make_folders(const std::string& path);
 
+// A new folder for files that nobody else is to see, whose name begins so, where TMPDIR says.
+// Throws Error (kStorage, kBadInput).
+std::string make_temporary_folder(const std::string& prefix);
+// Throws Error (kBadInput) where a name needs the working directory and that was removed.
+std::string absolute_path(const std::string& path);
+
+// What the file system threw, as bad input where the path can be another, else as the storage's.
+Error error_of_file_system(const std::filesystem::filesystem_error& error);
+
 // A directory that appears complete or not at all: files go into a temporary beside the final name;
 // commit() syncs them and renames. Without commit() the temporary is removed; what a process that
 // was killed left is found by remove_abandoned().
 class AtomicDirectory {
  public:
-  // Throws Error (kStorage) where the temporary cannot be made.
+  // What a link leads to is written, the link stays. Throws Error (kStorage) where the temporary
+  // cannot be made, and Error (kBadInput) where the path is empty, is a link that leads nowhere, or
+  // something is there that is no folder.
   explicit AtomicDirectory(std::string final_path);
   ~AtomicDirectory();
   AtomicDirectory(const AtomicDirectory&) = delete;

@@ -44,7 +44,8 @@ GenerationConfig load_generation_config(const std::string& directory, const Mode
   const std::string model_path = directory + "/config.json";
   read_keys(parse_json(model.json, model_path), model_path, config);
   const std::string path = directory + "/generation_config.json";
-  if (!std::filesystem::exists(path)) return config;
+  std::error_code code;
+  if (!std::filesystem::exists(path, code)) return config;
   const Json json = read_json_file(path);
   if (!json.is_object()) throw Error(ErrorKind::kBadInput, path + " is not a JSON object");
   read_keys(json, path, config);

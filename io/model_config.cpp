@@ -30,7 +30,8 @@ class Keys {
     const Json& value = json_[key];
     constexpr int64_t kMost = int64_t{1} << 31;
     if (!value.is_number_integer() || value.get<double>() < 1 || value.get<double>() > kMost) {
-      refuse("\"" + key + "\" is " + value.dump() + "; it must be a whole number of at least 1");
+      refuse("\"" + key + "\" is " + value.dump() + "; it must be a whole number from 1 to " +
+             std::to_string(kMost));
     }
     return value.get<int64_t>();
   }
@@ -40,7 +41,8 @@ class Keys {
     const Json& value = json_[key];
     const double number = value.is_number() ? value.get<double>() : std::nan("");
     if (!(number >= least && number <= most)) {
-      refuse("\"" + key + "\" is " + value.dump() + ", which is out of range");
+      refuse("\"" + key + "\" is " + value.dump() + "; it must be a number from " +
+             Json(least).dump() + " to " + Json(most).dump());
     }
     return number;
   }

@@ -35,7 +35,8 @@ std::vector<std::string> files_in(const fs::path& folder, const std::string& glo
   fs::recursive_directory_iterator entries(folder, fs::directory_options::skip_permission_denied,
                                            code);
   for (; !code && entries != fs::recursive_directory_iterator(); entries.increment(code)) {
-    if (entries->is_regular_file() && matches(glob, entries->path(), folder)) {
+    std::error_code unknown;
+    if (entries->is_regular_file(unknown) && matches(glob, entries->path(), folder)) {
       files.push_back(entries->path().string());
     }
   }

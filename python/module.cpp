@@ -1,10 +1,12 @@
 // The module _hetmem: exceptions, the tables of options, and what does not need a Trainer.
 #include <exception>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
+#include "io/file.h"
 #include "io/manifest.h"
 #include "python/bindings.h"
 #include "runtime/generate_config.h"
@@ -60,6 +62,8 @@ void bind_errors(py::module_& module) {
       if (pointer) std::rethrow_exception(std::move(pointer));
     } catch (const Error& error) {
       PyErr_SetString(type_of(error.kind()), error.what());
+    } catch (const std::filesystem::filesystem_error& error) {
+      PyErr_SetString(PyExc_OSError, error_of_file_system(error).what());
     }
   });
 }
@@ -108,7 +112,11 @@ PYBIND11_MODULE(_hetmem, module) {
     for (const Option& option : train_options()) resolved[option.name] = option.get(config);
     return std::pair(resolved, config.notes);
   });
-  module.def("read_config_file", &read_config_file);
+  module.def("read_config_file", [](const std::string& path) {
+    std::vector<std::string> names = names_of(train_options());
+    for (const LaterOption& later : later_options()) names.emplace_back(later.name);
+    return read_config_file(path, names);
+  });
   module.def("nearest_name", &nearest_name);
   module.def("refuse_data_options", &refuse_data_options);
   module.def("unlisted_entry", &unlisted_entry);

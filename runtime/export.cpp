@@ -54,7 +54,8 @@ class FolderWeights {
         specs_(weight_specs(model)),
         weights_(folder) {
     const std::string optimizer = folder + "/optimizer.safetensors";
-    if (fs::exists(optimizer)) masters_.emplace(optimizer);
+    std::error_code code;
+    if (fs::exists(optimizer, code)) masters_.emplace(optimizer);
   }
 
   const std::vector<WeightSpec>& specs() const { return specs_; }

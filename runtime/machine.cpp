@@ -175,7 +175,7 @@ void add_disk_rates(const DeviceId& device, const std::vector<std::string>& fold
     measure_disk_of(folders, disk.copies);
     disk.disk_source = "measured in ";
     for (const std::string& folder : folders) {
-      disk.disk_source += (&folder == &folders.front() ? "" : ",") + fs::absolute(folder).string();
+      disk.disk_source += (&folder == &folders.front() ? "" : ",") + absolute_path(folder);
     }
   }
   rates.copies.disk_read = disk.copies.disk_read;

@@ -38,7 +38,8 @@ double likeness(const std::string& a, const std::string& b) {
 }
 
 template <typename Load>
-OptionValues values_of(const std::string& source, const Load& load) {
+OptionValues values_of(const std::string& source, const std::vector<std::string>& names,
+                       const Load& load) {
   OptionValues values;
   try {
     const YAML::Node root = load();
@@ -56,7 +57,7 @@ OptionValues values_of(const std::string& source, const Load& load) {
       } else if (entry.second.IsScalar()) {
         texts.push_back(entry.second.as<std::string>());
       } else if (entry.second.IsNull()) {
-        values.erase(key);
+        if (std::find(names.begin(), names.end(), key) != names.end()) values.erase(key);
       } else {
         throw Error(ErrorKind::kBadInput,
                     source + ": \"" + key + "\" is neither a value nor a list");
@@ -77,12 +78,13 @@ std::string canonical_option(std::string name) {
   return name;
 }
 
-OptionValues read_config_file(const std::string& path) {
-  return values_of(path, [&] { return YAML::LoadFile(path); });
+OptionValues read_config_file(const std::string& path, const std::vector<std::string>& names) {
+  return values_of(path, names, [&] { return YAML::LoadFile(path); });
 }
 
-OptionValues read_config_text(const std::string& yaml, const std::string& source) {
-  return values_of(source, [&] { return YAML::Load(yaml); });
+OptionValues read_config_text(const std::string& yaml, const std::string& source,
+                              const std::vector<std::string>& names) {
+  return values_of(source, names, [&] { return YAML::Load(yaml); });
 }
 
 std::string nearest_name(const std::string& name, const std::vector<std::string>& names) {

@@ -35,6 +35,7 @@ struct OptionHelp {
   std::string fallback;  // the default, as help shows it
   std::string help;
   bool many = false;        // takes several values
+  bool joins = false;       // given twice, both count
   bool train_only = false;  // nothing that `plan` looks at
 };
 
@@ -47,10 +48,12 @@ struct OptionOf : OptionHelp {
 
 using OptionValues = std::map<std::string, std::vector<std::string>>;
 
-// The keys and values of a YAML file of options, or of such text, which messages call `source`;
-// keys that no table has are among them. Throws Error (kBadInput).
-OptionValues read_config_file(const std::string& path);
-OptionValues read_config_text(const std::string& yaml, const std::string& source);
+// The keys and values of a YAML file of options, or of such text, which messages call `source`. One
+// of `names` without a value is as if it were not there; other keys are among them, for the reader
+// to refuse. Throws Error (kBadInput).
+OptionValues read_config_file(const std::string& path, const std::vector<std::string>& names);
+OptionValues read_config_text(const std::string& yaml, const std::string& source,
+                              const std::vector<std::string>& names);
 // "learning_rate" -> "learning-rate"
 std::string canonical_option(std::string name);
 
@@ -66,15 +69,20 @@ const OptionOf<Config>* find_option(const std::vector<OptionOf<Config>>& table,
   return found == table.end() ? nullptr : &*found;
 }
 
+template <typename Config>
+std::vector<std::string> names_of(const std::vector<OptionOf<Config>>& table) {
+  std::vector<std::string> names;
+  for (const OptionOf<Config>& option : table) names.push_back(option.name);
+  return names;
+}
+
 // Throws Error (kBadInput) that names the option which is meant, where one is like it.
 [[noreturn]] void refuse_unknown_option(const std::string& name,
                                         const std::vector<std::string>& names);
 template <typename Config>
 [[noreturn]] void refuse_unknown_option(const std::string& name,
                                         const std::vector<OptionOf<Config>>& table) {
-  std::vector<std::string> names;
-  for (const OptionOf<Config>& option : table) names.push_back(option.name);
-  refuse_unknown_option(name, names);
+  refuse_unknown_option(name, names_of(table));
 }
 
 // Applies named values over the defaults. Throws Error (kBadInput) that names the flag.
@@ -109,6 +117,12 @@ Number parse_number(const std::string& name, const std::string& text, Number lea
                     const std::string& expected) {
   Number number{};
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if constexpr (std::is_integral_v<Number>) {
+    const bool past = code == std::errc::result_out_of_range && text.front() != '-';
+    if (end == text.data() + text.size() && (past || (code == std::errc() && number > most))) {
+      refuse(name, text, "at most " + number_text(most));
+    }
+  }
   if (code != std::errc() || end != text.data() + text.size() || !(number >= least) ||
       !(number <= most)) {
     refuse(name, text, expected);
@@ -192,7 +206,7 @@ struct RealRange {
   double most;
   const char* expected;
 };
-inline constexpr RealRange kAnyPositive{0, 1e300, "a number of at least 0"};
+inline constexpr RealRange kAnyPositive{0, 1e300, "a number from 0 to 1e300"};
 inline constexpr RealRange kBelowOne{0, 0x1.fffffffffffffp-1, "a number from 0 to below 1"};
 inline constexpr RealRange kRatio{0, 1, "a number from 0 to 1"};
 

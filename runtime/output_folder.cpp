@@ -29,7 +29,8 @@ std::string default_out() {
   std::strftime(text, sizeof(text), "%Y%m%d-%H%M%S", &parts);
   const std::string first = std::string("runs/") + text;
   std::string out = first;
-  for (int i = 2; fs::exists(out); ++i) out = first + "-" + std::to_string(i);
+  std::error_code code;
+  for (int i = 2; fs::exists(out, code); ++i) out = first + "-" + std::to_string(i);
   return out;
 }
 
@@ -86,12 +87,6 @@ std::vector<fs::path> written_by_runs(const fs::path& folder) {
     }
   }
   return paths;
-}
-
-std::string absolute_path(const std::string& path) {
-  std::error_code code;
-  const fs::path absolute = fs::absolute(path, code);
-  return code ? path : absolute.string();
 }
 
 fs::path topmost_missing(const fs::path& path) {

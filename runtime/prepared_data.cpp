@@ -3,12 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 
 #include "core/error.h"
+#include "io/file.h"
 #include "io/text_data.h"
 #include "io/tokenizer.h"
 
@@ -17,18 +15,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string private_folder() {
-  std::string path = (fs::temp_directory_path() / "hetmem-data-XXXXXX").string();
-  if (mkdtemp(path.data()) == nullptr) {
-    throw Error(ErrorKind::kStorage, "cannot make a temporary folder for tokens at " + path + ": " +
-                                         std::strerror(errno));
-  }
-  return path;
-}
-
 void remove_quietly(const std::string& path) {
   std::error_code code;
   fs::remove_all(path, code);
+}
+
+// What is written, first under another name, must be nothing that is read.
+void require_apart(const std::string& written, const std::vector<std::string>& read,
+                   const std::string& path) {
+  for (const std::string& input : read) {
+    std::error_code code;
+    if (!fs::equivalent(written, input, code)) continue;
+    throw Error(ErrorKind::kBadInput, "cannot write " + path + ": " + input +
+                                          " is read and would be replaced; name another file");
+  }
 }
 
 }  // namespace
@@ -36,11 +36,13 @@ void remove_quietly(const std::string& path) {
 TokenizedData write_token_file(const std::vector<std::string>& files,
                                const std::string& model_folder, const ModelConfig& model,
                                const std::string& path) {
-  if (fs::is_directory(path)) {
-    throw Error(ErrorKind::kBadInput, path + " is a folder; give the file to write");
-  }
+  const std::string place = writable_file(path);
+  const std::string temporary = place + ".partial";
+  std::vector<std::string> read = files;
+  for (const char* name : {"/tokenizer.json", "/config.json"}) read.push_back(model_folder + name);
+  require_apart(place, read, path);
+  require_apart(temporary, read, path);
   const Tokenizer tokenizer = Tokenizer::load(model_folder);
-  const std::string temporary = path + ".partial";
   TokenizedData result;
   try {
     TokenFileWriter writer(temporary, std::max(model.vocabulary, tokenizer.vocabulary()));
@@ -49,7 +51,7 @@ TokenizedData write_token_file(const std::vector<std::string>& files,
     for (const std::string& file : files) data.add(file);
     writer.finish();
     result = {writer.tokens(), data.bytes()};
-    fs::rename(temporary, path);
+    fs::rename(temporary, place);
   } catch (const fs::filesystem_error& error) {
     remove_quietly(temporary);
     throw Error(ErrorKind::kStorage, "cannot write " + path + ": " + error.code().message());
@@ -69,7 +71,7 @@ PreparedData::PreparedData(const std::vector<std::string>& paths, const std::str
     return;
   }
   owner_ = getpid();
-  folder_ = private_folder();
+  folder_ = make_temporary_folder("hetmem-data-");
   try {
     token_files_ = {folder_ + "/tokens.bin"};
     write_token_file(files, model_folder, model, token_files_.front());

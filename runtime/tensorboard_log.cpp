@@ -32,7 +32,8 @@ std::string new_file(const std::string& out) {
   const std::string folder = out + "/tensorboard";
   std::error_code code;
   fs::create_directories(folder, code);
-  if (code || !fs::is_directory(folder)) {
+  std::error_code unknown;
+  if (code || !fs::is_directory(folder, unknown)) {
     throw Error(ErrorKind::kStorage,
                 "cannot create the folder " + folder + " for --tensorboard: " + code.message());
   }

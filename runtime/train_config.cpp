@@ -34,8 +34,9 @@ Option optional_steps() {
 Option optional_real(const Head& head, std::optional<double> TrainConfig::*member) {
   Option option = row<TrainConfig>(head);
   option.set = [name = option.name, member](TrainConfig& config, const Values& values) {
-    config.*member = parse_number<double>(
-        name, single(name, values), std::numeric_limits<double>::min(), 1e12, "a number above 0");
+    config.*member =
+        parse_number<double>(name, single(name, values), std::numeric_limits<double>::min(), 1e12,
+                             "a number above 0, at most 1e12");
   };
   option.get = [member](const TrainConfig& config) {
     return config.*member ? Values{number_text(*(config.*member))} : Values{};
@@ -78,6 +79,7 @@ bool is_same_folder(const std::string& a, const std::string& b) {
 // Folders with commas between them; several values are several folders, too.
 Option disk_folders(const Head& head) {
   Option option = row<TrainConfig>(head);
+  option.joins = true;
   option.set = [name = option.name](TrainConfig& config, const Values& values) {
     config.disk.clear();
     for (const std::string& value : values) {
@@ -258,7 +260,8 @@ bool is_later_option(const std::string& name, const Values& values) {
     if (values.size() > 1 || given != later.fallback) {
       throw Error(
           ErrorKind::kBadInput,
-          "--" + name + " " + given + " is not in this version; leave " + "it out" +
+          "--" + name + " " + (given.empty() ? "\"\"" : given) +
+              " is not in this version; leave it out" +
               (later.fallback.empty() ? std::string() : " or give " + std::string(later.fallback)));
     }
     return true;
@@ -414,7 +417,7 @@ std::optional<TrainConfig> config_of_yaml(const std::string& yaml) {
   TrainConfig config;
   OptionValues values;
   try {
-    values = read_config_text(yaml, "the configuration");
+    values = read_config_text(yaml, "the configuration", names_of(train_options()));
   } catch (const Error&) {
     return std::nullopt;
   }

@@ -63,7 +63,7 @@ void check_trace(const std::string& path) {
   if (fs::is_directory(path, code)) {
     throw Error(ErrorKind::kBadInput, "--trace " + path + " is a folder; give a file");
   }
-  require_writable(fs::absolute(path).parent_path().string(), "--trace " + path);
+  require_writable(fs::path(absolute_path(path)).parent_path().string(), "--trace " + path);
 }
 
 // The step up to which checkpoints in `out` are of the branch that goes on from `from`, or -1: of a
@@ -477,8 +477,12 @@ std::string resume_folder(const TrainConfig& config) {
     AtomicDirectory::recover(parent.empty() ? "." : parent.string());
     return config.resume_from_checkpoint;
   }
-  if (!config.out.empty()) AtomicDirectory::recover(config.out);
-  const int64_t step = config.out.empty() ? -1 : newest_checkpoint(config.out);
+  if (config.out.empty()) {
+    throw Error(ErrorKind::kBadInput,
+                "--resume-from-checkpoint latest: --out is missing; give the folder of the run");
+  }
+  AtomicDirectory::recover(config.out);
+  const int64_t step = newest_checkpoint(config.out);
   if (step < 0) {
     throw Error(
         ErrorKind::kBadInput,

@@ -167,9 +167,11 @@ def configured(config: Path | Mapping[str, Any] | None, options: Mapping[str, An
         for name in config:
             if not isinstance(name, str):
                 raise TypeError(f"config: {name!r} of type {type(name).__name__} is no name of an option")
-        given = {name.replace("_", "-"): texts for name, texts in values_of(config).items()}
-        if len(given) < len(config):
+        names: dict[str, list[str]] = {name.replace("_", "-"): [] for name in config}
+        if len(names) < len(config):
             raise ValueError("config gives an option twice, with _ and with -; give it once")
+        known(names, "train")  # those of None, too
+        given = {name.replace("_", "-"): texts for name, texts in values_of(config).items()}
     else:
         given = _hetmem.read_config_file(os.fspath(config))
     own = {name.replace("_", "-"): texts for name, texts in values_of(options).items()}

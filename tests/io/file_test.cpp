@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -95,6 +97,86 @@ ErrorKind kind_of(const std::function<void()>& action) {
     return error.kind();
   }
   throw std::logic_error("no error");
+}
+
+// The message of what is refused as bad input.
+std::string refusal_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kBadInput) << error.what();
+    return error.what();
+  }
+  return "";
+}
+
+TEST_F(Files, ADirectoryReplacesNothingElse) {
+  write_text_file(at("file"), "mine");
+  ASSERT_EQ(::mkfifo(at("pipe").c_str(), 0600), 0);
+  fs::create_symlink("file", at("to-file"));
+  fs::create_symlink("none", at("to-nothing"));
+  fs::create_symlink("loop", at("loop"));
+  const std::map<std::string, std::string> kinds{{"file", "a file"},
+                                                 {"pipe", "a pipe"},
+                                                 {"to-file", "a file"},
+                                                 {"to-nothing", "leads nowhere"},
+                                                 {"loop", "leads nowhere"}};
+  for (const auto& [name, there] : kinds) {
+    const std::string said = refusal_of([&] { AtomicDirectory(at(name)).commit(); });
+    EXPECT_NE(said.find(at(name)), std::string::npos) << said;
+    EXPECT_NE(said.find(there), std::string::npos) << said;
+  }
+  EXPECT_EQ(read_text_file(at("file")), "mine");
+  EXPECT_TRUE(fs::is_fifo(at("pipe")));
+  EXPECT_TRUE(fs::is_symlink(at("to-file")));
+  EXPECT_NE(refusal_of([] { const AtomicDirectory none(""); }).find("empty"), std::string::npos);
+  EXPECT_EQ(entries(), kinds.size());
+}
+
+TEST_F(Files, ADirectoryDoesNotReplaceADevice) {
+  const dev_t null = makedev(1, 3);
+  if (::mknod(at("device").c_str(), S_IFCHR | 0600, null) != 0) GTEST_SKIP() << "no mknod";
+  const std::string said = refusal_of([&] { AtomicDirectory(at("device")).commit(); });
+  EXPECT_NE(said.find("a device"), std::string::npos) << said;
+  EXPECT_NE(refusal_of([&] { write_text_file(at("device"), "x"); }), "");
+  EXPECT_TRUE(fs::is_character_file(at("device")));
+  EXPECT_EQ(entries(), 1U);
+}
+
+TEST_F(Files, AFileThatCameToBeThereIsNotReplaced) {
+  AtomicDirectory directory(at("out"));
+  write_text_file(at("out"), "mine");
+  EXPECT_EQ(kind_of([&] { directory.commit(); }), ErrorKind::kStorage);
+  EXPECT_EQ(read_text_file(at("out")), "mine");
+}
+
+TEST_F(Files, WhatALinkLeadsToIsWritten) {
+  fs::create_directory(at("there"));
+  fs::create_directory(at("there/folder"));
+  fs::create_symlink("there/folder", at("link"));
+  write_text_file(at("there/file"), "old");
+  fs::create_symlink(at("there/file"), at("file"));
+  AtomicDirectory directory(at("link/"));
+  write_text_file(directory.path() + "/a", "1");
+  directory.commit();
+  write_text_file(at("file"), "new");
+  EXPECT_TRUE(fs::is_symlink(at("link")));
+  EXPECT_TRUE(fs::is_symlink(at("file")));
+  EXPECT_EQ(read_text_file(at("there/folder/a")), "1");
+  EXPECT_EQ(read_text_file(at("there/file")), "new");
+  EXPECT_EQ(entries(), 3U);
+}
+
+TEST_F(Files, ATextReplacesFilesAlone) {
+  ASSERT_EQ(::mkfifo(at("pipe").c_str(), 0600), 0);
+  fs::create_symlink("none", at("to-nothing"));
+  fs::create_directory(at("folder"));
+  for (const char* name : {"pipe", "to-nothing", "folder"}) {
+    EXPECT_NE(refusal_of([&] { write_text_file(at(name), "x"); }), "") << name;
+  }
+  EXPECT_TRUE(fs::is_fifo(at("pipe")));
+  EXPECT_TRUE(fs::is_symlink(at("to-nothing")));
+  EXPECT_EQ(entries(), 3U);
 }
 
 TEST_F(Files, CallsThatMoveLessOrAreInterruptedGoOn) {

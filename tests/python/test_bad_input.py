@@ -3,10 +3,12 @@
 import json
 import shutil
 import struct
+import subprocess
 
 import numpy as np
+import hetmem as module
 import pytest
-from conftest import hetmem, train, write_tokens
+from conftest import BINARY, hetmem, train, write_tokens
 
 RUN = ["--batch-size", 1, "--sequence-length", 8, "--steps", 1]
 
@@ -68,15 +70,71 @@ def test_bad_flags(models, data, tmp_path):
         refused(*words, says=says, out=tmp_path / "o")
 
 
+def test_what_is_empty_is_said(models, data, tmp_path):
+    given = ["--model", models["gpt2"], "--data", data]
+    refused(*given, "--allow-lossy", "", says='--allow-lossy "" is not in this version')
+    refused(*given, "--resume-from-checkpoint", "latest", says="--out is missing")
+    with pytest.raises(ValueError, match="out is missing"):
+        module.Trainer(models["gpt2"], resume_from_checkpoint="latest")
+
+
+def test_disks_that_are_given_apart_are_joined(models, data, tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    folders = [str(tmp_path / name) for name in "abc"]
+    train(models["gpt2"], data, tmp_path / "o", batch_size=1, sequence_length=8, steps=1,
+          disk=[folders[0] + "," + folders[1], "--disk", folders[2]])
+    assert f"disk: {','.join(folders)}" in (tmp_path / "o" / "config.yaml").read_text()
+    refused("--model", models["gpt2"], "--data", data, "--disk", folders[0], "--disk", folders[0],
+            "--out", tmp_path / "p", says="the same one", out=tmp_path / "p")
+
+
+def test_the_limit_is_named(models, data, tmp_path):
+    most = str(2**40)
+    cases = [("--steps", 2**63 - 1, most), ("--steps", 10**30, most), ("--steps", 0, "at least 1"),
+             ("--steps", -10**30, "at least 1"), ("--batch-size", 10**14, most), ("--save-steps", 10**14, most),
+             ("--seed", 2**64, str(2**64 - 1)), ("--epochs", "1e17", "1e12"), ("--epochs", "1e999", "1e12"),
+             ("--learning-rate", "1e308", "1e300"), ("--learning-rate", "inf", "1e300"),
+             ("--device-memory", 2**63 - 1, "2^62 bytes"), ("--device-memory", "9" * 400, "2^62 bytes"),
+             ("--host-memory", "5000000TiB", "2^62 bytes")]
+    for flag, value, says in cases:
+        refused("--model", models["gpt2"], "--data", data, "--out", tmp_path / "o", flag, value,
+                says=[flag, says], out=tmp_path / "o")
+    for name in ("n_embd", "n_layer"):
+        (tmp_path / name).mkdir()
+        folder = edit_config(copy(models, tmp_path / name, "gpt2"), **{name: 2**40})
+        refused("--model", folder, "--data", data, "--out", tmp_path / "o", says=[name, str(2**31)])
+
+
 def test_config_file(models, data, tmp_path):
     path = tmp_path / "c.yaml"
     for text, says in [("steps: 0\n", "steps"), ("speed: 9\n", "speed"), ("- a\n", "c.yaml"),
                        ("steps: [1\n", "c.yaml"), ("steps: {a: 1}\n", "steps"),
                        ("batchsize: 1\n", "batchsize; did you mean --batch-size?"),
-                       ("gpu: 1\n", "unknown option --gpu; --help")]:
+                       ("gpu: 1\n", "unknown option --gpu; --help"), ("gpu:\n", "unknown option --gpu"),
+                       ("learningrate: ~\n", "did you mean --learning-rate?"), ("gpu: []\n", "--gpu"),
+                       ("gpu: ''\n", "--gpu")]:
         path.write_text(text)
         refused("--config", path, "--model", models["gpt2"], "--data", data, "--out",
                 tmp_path / "o", says=says, out=tmp_path / "o")
+        with pytest.raises(ValueError):
+            module.plan(models["gpt2"], config=path)
+    for text in ("foo:\n", "foo: ~\n"):
+        path.write_text(text)
+        for words in (["tokenize", "--model", models["gpt2"], data, "-o", tmp_path / "t"], ["bench", "adam"],
+                      ["generate", "--model", models["gpt2"], "--prompt", "a"], ["plan", "--model", models["gpt2"]],
+                      ["export", "--checkpoint", models["gpt2"], "--out", tmp_path / "e"]):
+            done = hetmem(*words, "--config", path)
+            assert done.returncode == 2 and "unknown option --foo" in done.stderr, done
+    path.write_text("steps:\nlearning_rate: ~\nallow_lossy:\nout: null\n")  # as if they were not there
+    assert hetmem("plan", "--model", models["gpt2"], "--config", path).returncode == 0
+    assert module.plan(models["gpt2"], config=path).fits
+    with pytest.raises(ValueError, match="unknown option"):
+        module.plan(models["gpt2"], config={"foo": None})
+    assert module.plan(models["gpt2"], config={"steps": None}).fits
+    path.write_text("data_glob:\nout: ~\n")
+    done = hetmem("tokenize", "--model", models["gpt2"], data, "--config", path)
+    assert done.returncode == 2 and "--out is required" in done.stderr, done
 
 
 def test_out_is_not_overwritten(models, data, tmp_path):
@@ -281,3 +339,23 @@ def test_bench_disk_needs_folders(tmp_path):
     done = hetmem("bench", "disk", "--disk", f"{tmp_path},{tmp_path / 'none'}")
     assert done.returncode == 2 and f"--disk {tmp_path / 'none'} is not a folder" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_are_not_there(models, tmp_path):
+    for file in models["gpt2"].iterdir():
+        assert file.name != "tokenizer.json"  # the temporary folder is made before it is asked for
+    (tmp_path / "a.txt").write_text("text")
+    words = ["--model", models["gpt2"], "--data", tmp_path / "a.txt", "--out", tmp_path / "o"]
+    for folder, says in ((tmp_path / "none", "TMPDIR is"), (tmp_path / "a.txt", "TMPDIR is"), ("/proc", "TMPDIR")):
+        done = hetmem("train", *words, env={"TMPDIR": str(folder)})
+        assert done.returncode == 2 and says in done.stderr and str(folder) in done.stderr, done
+    done = hetmem("bench", "step", "--repeats", 1, env={"TMPDIR": str(tmp_path / "none")})
+    assert done.returncode == 2 and "TMPDIR is" in done.stderr, done
+    write_tokens(tmp_path / "d.bin", np.arange(100))
+    words = ["--model", models["gpt2"], "--data", tmp_path / "d.bin", *RUN]
+    for more in (["--out", "o"], ["--out", tmp_path / "o", "--trace", "t.json"], []):
+        (tmp_path / "gone").mkdir()
+        done = subprocess.run(["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', tmp_path / "gone", BINARY,
+                               "train", *map(str, words + more)], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 2 and "working directory" in done.stderr, done
+        assert len(done.stderr.splitlines()) == 1, done

@@ -125,3 +125,15 @@ def test_config_file(models, tmp_path):
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "wrong").exists()
     assert state_of(tmp_path / "out")["transformer.wte.weight"].dtype == torch.bfloat16
+
+
+def test_out_is_a_folder_or_none(models, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "nowhere").symlink_to("none")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for name in ("file", "nowhere"):
+        assert name in export(models["gpt2"], tmp_path / name, code=2)
+    export(models["gpt2"], tmp_path / "link")
+    assert (tmp_path / "file").read_text() == "mine" and (tmp_path / "nowhere").is_symlink()
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "config.json").exists()

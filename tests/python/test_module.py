@@ -565,6 +565,25 @@ def test_save_refuses_what_it_would_remove(models, tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
+def test_save_replaces_folders_alone(models, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nowhere").symlink_to("none")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    with hetmem.Trainer(models["gpt2"], **RUN) as trainer:
+        for checkpoint in (False, True):
+            for name, says in (("file", "a file"), ("pipe", "a pipe"), ("nowhere", "leads nowhere")):
+                with pytest.raises(ValueError, match=says):
+                    trainer.save(tmp_path / name, checkpoint=checkpoint, overwrite=True)
+            with pytest.raises(ValueError, match="empty"):
+                trainer.save("", checkpoint=checkpoint)
+            trainer.save(tmp_path / "link", checkpoint=checkpoint, overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine" and (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "trainer_state.json").exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "link", "nowhere", "pipe", "there"]
+
+
 def test_progress_is_a_bar(models, data, capsys):
     pytest.importorskip("tqdm")
     with hetmem.Trainer(models["gpt2"], **RUN) as trainer:

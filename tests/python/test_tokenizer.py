@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import random
+import stat
 import sysconfig
 
 import numpy as np
@@ -257,3 +258,45 @@ def test_bad_text_input(folders, tmp_path):
         refused(text, says, model=model)
     (model / "tokenizer.json").write_text("{")
     refused(text, "tokenizer.json", model=model)
+
+
+def test_the_output_replaces_neither_input_nor_what_is_no_file(folders, tmp_path):
+    folder, _ = folders["gpt2"]
+    text, model = tmp_path / "a.txt", tmp_path / "model"
+    model.mkdir()
+    for file in folder.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    text.write_text("mine")
+    (tmp_path / "o.partial").write_text("mine too")
+    (tmp_path / "link").symlink_to("a.txt")
+    os.link(text, tmp_path / "hard")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "nowhere").symlink_to("none")
+    (tmp_path / "folder").mkdir()
+    cases = [(text, text, "a.txt is read"), (text, tmp_path / "link", "a.txt is read"),
+             (text, tmp_path / "hard", "a.txt is read"), (tmp_path / "link", text, "link is read"),
+             (tmp_path / "o.partial", tmp_path / "o", "o.partial is read"),
+             (text, model / "tokenizer.json", "tokenizer.json is read"), (text, tmp_path / "pipe", "a pipe"),
+             (text, tmp_path / "nowhere", "leads nowhere"), (text, tmp_path / "folder", "a folder")]
+    try:
+        os.mknod(tmp_path / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        cases.append((text, tmp_path / "null", "a device"))
+    except PermissionError:
+        pass
+    before = {file.name: file.lstat().st_ino for file in tmp_path.iterdir()}
+    for read, out, says in cases:
+        done = hetmem("tokenize", "--model", model, read, "-o", out)
+        assert done.returncode == 2, (out, done)
+        assert len(done.stderr.splitlines()) == 1 and says in done.stderr, done.stderr
+    assert {file.name: file.lstat().st_ino for file in tmp_path.iterdir()} == before
+    assert text.read_text() == "mine" and (tmp_path / "o.partial").read_text() == "mine too"
+
+
+def test_the_output_is_where_a_link_leads(folders, tmp_path):
+    folder, _ = folders["gpt2"]
+    (tmp_path / "a.txt").write_text("mine")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "t.bin").write_text("old")
+    (tmp_path / "t.bin").symlink_to("there/t.bin")
+    ids = tokenize(folder, tmp_path / "a.txt", tmp_path / "t.bin")
+    assert (tmp_path / "t.bin").is_symlink() and ids == read_tokens(tmp_path / "there" / "t.bin")
