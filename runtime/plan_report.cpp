@@ -70,6 +70,15 @@ PlanReport report_of(const RunPlan& run, const RunPrograms& programs, const Trai
 }
 
 PlanReport make_plan(const TrainConfig& config) {
+  if (!host_holds_staging(config)) {  // what it would take, of which there is less
+    TrainConfig least = config;
+    least.host_memory = 0;
+    PlanReport report = make_plan(least);
+    report.fits = false;
+    report.host.budget = config.host_memory;
+    report.smallest_device_memory = -1;
+    return report;
+  }
   const ModelConfig model = load_model_config(config.model);
   const int64_t sequence = resolved_sequence_length(config, model);
   const RunPrograms programs(model, config, sequence);

@@ -74,6 +74,11 @@ int64_t disk_staging_bytes(const TrainConfig& config) {
          ChunkManager::staging_bytes();
 }
 
+bool host_holds_staging(const TrainConfig& config) {
+  return config.disk_memory == 0 || config.host_memory <= 0 ||
+         config.host_memory >= disk_staging_bytes(config);
+}
+
 void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudgets& budgets) {
   budgets.disk = config.disk_memory;
   if (budgets.disk == kAutoBytes) {
@@ -87,7 +92,7 @@ void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudget
   }
   if (budgets.disk == 0) return;
   budgets.staging = disk_staging_bytes(config);
-  if (config.host_memory > 0 && config.host_memory < budgets.staging) {
+  if (!host_holds_staging(config)) {
     throw Error(ErrorKind::kDoesNotFit,
                 fmt::format("--host-memory {} is less than the {} of staging memory that a disk "
                             "takes; give at least {}, or 0 for those alone",

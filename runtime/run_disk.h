@@ -28,6 +28,8 @@ void add_disk(const TrainConfig& config, const MachineRates& machine, TierBudget
 
 // Host memory that passing to and from the disk takes.
 int64_t disk_staging_bytes(const TrainConfig& config);
+// Whether --host-memory has room for that; 0 stands for it alone.
+bool host_holds_staging(const TrainConfig& config);
 
 // What the files of a run take of the disk from its start, whatever its plans are: room for all of
 // its chunks and for one that moves meanwhile, as far as the budget goes.

@@ -91,14 +91,28 @@ class RunPlanner {
     return make_plan(evaluation_trace_.access, budgets, copies_, options);
   }
 
-  // Of all groups the smallest, with only those chunks on the device that the host has no room for.
+  // With only those chunks on the device that the host has no room for. Of some models a group of
+  // more micro-batches needs less: what each adds to a gradient need not be brought back.
   int64_t smallest_device(const PlannedStep& step, int64_t evaluation) const {
-    const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
-    const bool host_has_room = has_room(step.trace.access, none, budgets_);
-    if (budgets_.shared == 0 && host_has_room && step.trace.access.group == smallest_group_) {
-      return std::max(step.plan.smallest_device, evaluation);
+    int64_t smallest = -1;
+    for (int64_t group = largest_group_;; group = (group + 1) / 2) {
+      const bool planned = step.trace.access.group == group;
+      const AccessTrace access = planned ? step.trace.access : training_trace_(group).access;
+      const int64_t needed = planned && needs_least(step)
+                                 ? std::max(step.plan.smallest_device, evaluation)
+                                 : smallest_of(access);
+      if (needed >= 0 && (smallest < 0 || needed < smallest)) smallest = needed;
+      if (group == smallest_group_) return smallest;
     }
-    const AccessTrace access = training_trace_(smallest_group_).access;
+  }
+
+  // Whether the plan of a step says already what it needs when nothing stays on the device.
+  bool needs_least(const PlannedStep& step) const {
+    const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
+    return budgets_.shared == 0 && has_room(step.trace.access, none, budgets_);
+  }
+
+  int64_t smallest_of(const AccessTrace& access) const {
     if (budgets_.shared == 0) return smallest_beside(access, budgets_.host);
     // The larger the device is, the less is left for the host, and the more must stay.
     int64_t device = 0;
@@ -135,10 +149,32 @@ class RunPlanner {
   PlanOptions options_;
 };
 
+// A plan has an entry for each block of tokens and each micro-batch: more than any one machine
+// steps through are a slip.
+const TrainConfig& plannable(const TrainConfig& config, int64_t sequence) {
+  constexpr int64_t kMostTokens = int64_t{1} << 24;
+  constexpr int64_t kMostMicroBatches = int64_t{1} << 16;
+  if (config.batch_size > kMostTokens / sequence) {
+    throw Error(ErrorKind::kBadInput,
+                "--batch-size " + std::to_string(config.batch_size) + " of " +
+                    std::to_string(sequence) + " tokens is more than the " +
+                    std::to_string(kMostTokens) +
+                    " tokens that a micro-batch may have; lower it, and raise "
+                    "--gradient-accumulation-steps where a step is to have as many");
+  }
+  if (config.gradient_accumulation_steps > kMostMicroBatches) {
+    throw Error(ErrorKind::kBadInput, "--gradient-accumulation-steps is at most " +
+                                          std::to_string(kMostMicroBatches) + ", not " +
+                                          std::to_string(config.gradient_accumulation_steps) +
+                                          "; raise --batch-size instead");
+  }
+  return config;
+}
+
 }  // namespace
 
 RunPrograms::RunPrograms(const ModelConfig& model, const TrainConfig& config, int64_t sequence)
-    : training(compile_training(model, config, sequence)),
+    : training(compile_training(model, plannable(config, sequence), sequence)),
       evaluation(compile_evaluation(model, config, sequence)),
       layout(layout_of(training, moments_of(config.optimizer).dtype)) {}
 

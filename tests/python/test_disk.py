@@ -71,6 +71,18 @@ def test_no_bit_depends_on_the_disk_where_lists_have_several_pages(data, tmp_pat
     assert bits(out) == bits(tmp_path / "whole")
 
 
+def test_a_host_without_room_for_staging_is_planned_not_to_fit(models, tmp_path):
+    done = hetmem("plan", "--model", models["llama"], "--host-memory", "30MiB", "--disk", tmp_path, "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 3 and not report["fits"]
+    assert report["smallest_device_memory"] is None and report["step_seconds"] is None
+    host = report["tiers"]["host"]
+    assert host["budget"] == 30 << 20 < host["by_kind"]["staging"]
+    roomy = hetmem("plan", "--model", models["llama"], "--host-memory", host["by_kind"]["staging"],
+                   "--disk", tmp_path, "--json")
+    assert json.loads(roomy.stdout)["fits"]
+
+
 @pytest.mark.parametrize("folders", [2, 3, 7, 16])
 def test_staging_is_64_mebibytes_at_most(models, tmp_path, folders):
     names = [tmp_path / str(i) for i in range(folders)]

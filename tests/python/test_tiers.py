@@ -64,6 +64,29 @@ def test_the_smallest_device_memory_is_exact(models, data, tmp_path, host):
         assert not (tmp_path / "s").exists()
 
 
+def test_the_smallest_device_memory_is_that_of_the_best_group(tmp_path):
+    """With two micro-batches of this model in one group no gradient has to come back, and less is
+    needed than where each is a group of its own."""
+    config = {"model_type": "llama", "vocab_size": 4001, "hidden_size": 256, "intermediate_size": 704,
+              "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4,
+              "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    words = ["--batch-size", 1, "--sequence-length", 128, "--gradient-accumulation-steps", 2,
+             "--host-memory", 0]
+    least = plan(tmp_path, *words, "--device-memory", 1, expect=3)["smallest_device_memory"]
+    assert plan(tmp_path, *words, "--device-memory", least)["fits"]
+    below = plan(tmp_path, *words, "--device-memory", least - 1, expect=3)
+    assert not below["fits"] and below["smallest_device_memory"] == least
+
+
+@pytest.mark.parametrize("flags,said", [
+    (["--batch-size", 2**31 - 1], "--batch-size 2147483647 of 33 tokens"),
+    (["--batch-size", 2, "--gradient-accumulation-steps", 10**8], "at most 65536, not 100000000")])
+def test_steps_that_no_machine_takes_are_refused_at_once(models, flags, said):
+    done = hetmem("plan", "--model", models["llama"], "--sequence-length", 33, *flags)
+    assert done.returncode == 2 and said in done.stderr
+
+
 def test_a_refusal_reads_no_weights(models, data, tmp_path):
     """Where the budget is too small, weights that hold nothing but a header change nothing; where it
     is enough, they are found out."""
