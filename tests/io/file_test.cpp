@@ -121,10 +121,11 @@ TEST_F(Files, ADirectoryReplacesNothingElse) {
                                                  {"to-file", "a file"},
                                                  {"to-nothing", "leads nowhere"},
                                                  {"loop", "leads nowhere"}};
-  for (const auto& [name, there] : kinds) {
-    const std::string said = refusal_of([&] { AtomicDirectory(at(name)).commit(); });
-    EXPECT_NE(said.find(at(name)), std::string::npos) << said;
-    EXPECT_NE(said.find(there), std::string::npos) << said;
+  for (const auto& kind : kinds) {
+    const std::string path = at(kind.first);
+    const std::string said = refusal_of([&] { AtomicDirectory(path).commit(); });
+    EXPECT_NE(said.find(path), std::string::npos) << said;
+    EXPECT_NE(said.find(kind.second), std::string::npos) << said;
   }
   EXPECT_EQ(read_text_file(at("file")), "mine");
   EXPECT_TRUE(fs::is_fifo(at("pipe")));
