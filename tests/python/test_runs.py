@@ -487,11 +487,18 @@ def test_a_child_does_not_keep_the_lock(models, data, tmp_path):
     assert [os.waitpid(child, 0)[1] for child in children] == [0]
 
 
+def with_default_signals():
+    """Whoever runs the tests in the background may have them ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(model, data, out, stdout, *stops, **flags):
     words = [w for k, v in (RUN | flags).items() for w in ("--" + k.replace("_", "-"), str(v))]
     process = subprocess.Popen(
         [BINARY, "train", "--model", model, "--data", data, "--out", out, *words], stdout=stdout,
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"HETMEM_FAULTS": ";".join(stop + "=stop" for stop in stops)})
+        stderr=subprocess.PIPE, text=True, preexec_fn=with_default_signals,
+        env=os.environ | {"HETMEM_FAULTS": ";".join(stop + "=stop" for stop in stops)})
     if stops:
         os.waitpid(process.pid, os.WUNTRACED)
     return process

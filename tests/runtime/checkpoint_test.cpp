@@ -293,7 +293,7 @@ TEST(Checkpoint, TheWriterAndTrainingMeetInAnyOrder) {
     for (const int64_t budget : budgets) {
       config.device_memory = budget;
       for (const bool roomy : {true, false}) {
-        config.host_memory = kPlenty;
+        config.host_memory = kAmple;
         if (!roomy) config.host_memory = host_peak(config);
         const Expected expected(config);
         const TemporaryFolder out;
@@ -328,9 +328,9 @@ TEST(Checkpoint, ChunksThatMoveWaitForTheWriter) {
   {
     CheckpointWriter checkpoints(trainer, out.path(), 0);
     checkpoints.begin(some_data());
-    trainer.set_budget(budgets.back(), kPlenty);
+    trainer.set_budget(budgets.back(), kAmple);
     take_steps(trainer, kSaved + 1, outcome);
-    trainer.set_budget(budgets.front(), kPlenty);
+    trainer.set_budget(budgets.front(), kAmple);
   }  // waits for what is being written
   take_steps(trainer, kLast, outcome);
   outcome.state = state_of(trainer);

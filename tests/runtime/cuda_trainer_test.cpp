@@ -107,7 +107,7 @@ TEST(CudaTrainerOnce, BudgetsMayChangeBetweenSteps) {
   Trainer trainer(config, 6);
   Outcome outcome;
   for (int64_t step = 0; step < 6; ++step) {
-    trainer.set_budget(budgets[static_cast<size_t>(step % 3)], kPlenty);
+    trainer.set_budget(budgets[static_cast<size_t>(step % 3)], kAmple);
     take_steps(trainer, step + 1, outcome);
     EXPECT_TRUE(std::isfinite(trainer.evaluate(tokens_of(trainer, 99))));
   }

@@ -31,7 +31,7 @@ TrainConfig disk_config(const ModelFolder& model, const TemporaryFolder& disk) {
 // The state that does not stay on a device of this budget.
 int64_t streamed_bytes(TrainConfig config) {
   config.disk_memory = 0;
-  config.host_memory = kPlenty;
+  config.host_memory = kAmple;
   return plan_of(config).training.plan.host.peak;
 }
 
@@ -119,7 +119,7 @@ TEST(DiskTraining, BudgetsChangeBetweenSteps) {
   const ModelFolder model(tiny_model("gpt2"));
   const TemporaryFolder disk;
   TrainConfig config = disk_config(model, disk);
-  config.device_memory = kPlenty;
+  config.device_memory = kAmple;
   const Outcome expected = train(config, kSteps);
   const std::vector<int64_t> budgets = device_budgets(config, 3);
   config.device_memory = budgets[0];
@@ -207,7 +207,7 @@ TEST(DiskTraining, ADamagedChunkEndsTheRunAndIsNamed) {
     EXPECT_EQ(error_of(ErrorKind::kCorrupt, [&] { trainer.step(tokens_of(trainer, 3)); }), text);
     EXPECT_EQ(error_of(ErrorKind::kCorrupt, [&] { state_of(trainer); }), text);
     EXPECT_EQ(error_of(ErrorKind::kCorrupt, [&] { trainer.snapshot(); }), text);
-    EXPECT_EQ(error_of(ErrorKind::kCorrupt, [&] { trainer.set_budget(kPlenty, 0); }), text);
+    EXPECT_EQ(error_of(ErrorKind::kCorrupt, [&] { trainer.set_budget(kAmple, 0); }), text);
   }
 }
 

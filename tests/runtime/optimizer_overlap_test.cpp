@@ -34,7 +34,7 @@ TrainConfig overlapped(const ModelFolder& folder) {
 
 TrainConfig serial(TrainConfig config) {
   config.optimizer_overlap = false;
-  config.device_memory = kPlenty;
+  config.device_memory = kAmple;
   return config;
 }
 
@@ -188,7 +188,7 @@ TEST(OptimizerOverlap, TheStateIsWholeBetweenSteps) {
       const auto at = static_cast<size_t>(step - 1);
       switch (step % 4) {
         case 0:
-          trainer.set_budget(budgets[static_cast<size_t>(step / 4 % 3)], kPlenty);
+          trainer.set_budget(budgets[static_cast<size_t>(step / 4 % 3)], kAmple);
           break;
         case 1:
           EXPECT_EQ(trainer.evaluate(tokens_of(trainer, 20)), evaluations[at]);

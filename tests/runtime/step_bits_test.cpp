@@ -46,7 +46,7 @@ TEST_P(Grouping, NoBitDependsOnTheGroupingOfMicroBatches) {
     const Outcome expected = train(config, kSteps);
     for (const int64_t group : {int64_t{1}, accumulation}) {
       config.group = group;
-      config.device_memory = kPlenty;
+      config.device_memory = kAmple;
       config.device_memory = plan_of(config).smallest_device;
       const RunPlan plan = plan_of(config);
       ASSERT_TRUE(plan.fits());

@@ -67,8 +67,8 @@ TrainConfig tiny_config(const ModelFolder& folder) {
   config.device = "cpu";
   config.machine = folder.path() + "/machine.json";
   config.from_scratch = true;
-  config.device_memory = kPlenty;
-  config.host_memory = kPlenty;
+  config.device_memory = kAmple;
+  config.host_memory = kAmple;
   config.batch_size = 2;
   config.sequence_length = 7;
   config.learning_rate = 1e-2;
@@ -85,7 +85,7 @@ RunPlan plan_of(const TrainConfig& config) {
 }
 
 std::vector<int64_t> device_budgets(TrainConfig config, int count) {
-  config.device_memory = kPlenty;
+  config.device_memory = kAmple;
   const RunPlan plan = plan_of(config);
   const int64_t least = plan.smallest_device;
   const int64_t most = plan.training.plan.device.peak;
@@ -93,7 +93,7 @@ std::vector<int64_t> device_budgets(TrainConfig config, int count) {
   for (int i = 0; i + 1 < count; ++i) {
     budgets.push_back(least + std::max<int64_t>(0, most - least) * i / (count - 1));
   }
-  budgets.push_back(kPlenty);
+  budgets.push_back(kAmple);
   return budgets;
 }
 

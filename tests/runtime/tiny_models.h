@@ -27,7 +27,7 @@ std::string tiny_model(const std::string& name);
 
 // Training from scratch with rates that are given, so that plans do not depend on the machine.
 TrainConfig tiny_config(const ModelFolder& folder);
-constexpr int64_t kPlenty = int64_t{1} << 30;
+constexpr int64_t kAmple = int64_t{1} << 30;
 
 // What `plan` says without anything being read or reserved.
 RunPlan plan_of(const TrainConfig& config);

@@ -120,7 +120,7 @@ TEST(TrainerMemory, AccumulatedWeightTrafficIsThatOfOneMicroBatch) {
   config.prefetch = false;
   const auto fetched = [&] {
     const RunPrograms programs(load_model_config(config.model), config, config.sequence_length);
-    config.device_memory = kPlenty;
+    config.device_memory = kAmple;
     config.device_memory = plan_of(config).smallest_device;
     const RunPlan plan = plan_of(config);
     int64_t bytes = 0;
@@ -149,9 +149,9 @@ TEST(TrainerMemory, TheSmallestBudgetsThatAreNamedWork) {
       config.gradient_accumulation_steps = accumulation;
       const Plan roomy = plan_of(config).training.plan;
       const int64_t state = roomy.device.peak;  // more than all of the state
-      for (const int64_t host : {kPlenty, state / 2, state / 4, int64_t{0}}) {
+      for (const int64_t host : {kAmple, state / 2, state / 4, int64_t{0}}) {
         config.host_memory = host;
-        config.device_memory = kPlenty;
+        config.device_memory = kAmple;
         const int64_t least = plan_of(config).smallest_device;
         config.device_memory = 0;
         EXPECT_EQ(plan_of(config).smallest_device, least);
@@ -181,7 +181,7 @@ TEST(TrainerMemory, TheSmallestShareOfOneMemoryThatIsNamedIsTheSmallest) {
     const ModelFolder folder(json);
     TrainConfig config = tiny_config(folder);
     config.device_memory = 0;
-    config.host_memory = kPlenty;
+    config.host_memory = kAmple;
     const int64_t least = plan_of(config).smallest_device;
     const ModelConfig model = load_model_config(config.model);
     const RunPrograms programs(model, config, resolved_sequence_length(config, model));
@@ -191,9 +191,9 @@ TEST(TrainerMemory, TheSmallestShareOfOneMemoryThatIsNamedIsTheSmallest) {
     };
     const int64_t state = host_bytes(plan_of(config).training.trace.access,
                                      std::vector<bool>(programs.layout.chunks.size(), false));
-    for (const int64_t shared : {kPlenty, least + state, least + state / 2, state / 4}) {
+    for (const int64_t shared : {kAmple, least + state, least + state / 2, state / 4}) {
       SCOPED_TRACE(name + ": " + std::to_string(shared) + " bytes in all");
-      const int64_t named = plan_with(kPlenty, shared).smallest_device;
+      const int64_t named = plan_with(kAmple, shared).smallest_device;
       EXPECT_EQ(plan_with(0, shared).smallest_device, named);
       EXPECT_TRUE(plan_with(named, shared).fits());
       EXPECT_FALSE(plan_with(named - 1, shared).fits());
@@ -236,8 +236,8 @@ TEST(TrainerMemory, BudgetsChangeInTheMiddleOfARun) {
   Outcome outcome;
   int64_t steps = 0;
   // Shrinks, grows, before the warm-up step, after it, and twice between two steps.
-  for (const int64_t budget : {budgets[2], least, budgets[1], kPlenty, least, budgets[1]}) {
-    trainer.set_budget(budget, kPlenty);
+  for (const int64_t budget : {budgets[2], least, budgets[1], kAmple, least, budgets[1]}) {
+    trainer.set_budget(budget, kAmple);
     take_steps(trainer, steps += 3, outcome);
     const StepReport report = trainer.step(tokens_of(trainer, steps));
     outcome.losses.push_back(report.loss);
@@ -246,15 +246,15 @@ TEST(TrainerMemory, BudgetsChangeInTheMiddleOfARun) {
     EXPECT_LE(report.device.peak, budget);
     EXPECT_EQ(report.device.budget, budget);
     try {
-      trainer.set_budget(least - 1, kPlenty);
+      trainer.set_budget(least - 1, kAmple);
       ADD_FAILURE() << least - 1 << " bytes are enough";
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kDoesNotFit);
       EXPECT_NE(std::string(error.what()).find(std::to_string(least)), std::string::npos);
     }
     EXPECT_EQ(trainer.config().device_memory, budget);
-    trainer.set_budget(kPlenty, kPlenty);
-    trainer.set_budget(least, kPlenty);
+    trainer.set_budget(kAmple, kAmple);
+    trainer.set_budget(least, kAmple);
   }
   ASSERT_EQ(trainer.steps_done(), kTaken);
   outcome.state = state_of(trainer);
@@ -270,10 +270,10 @@ TEST(TrainerMemory, AHostBudgetThatShrinksMovesChunksToTheDevice) {
   Trainer trainer(config, 9);
   Outcome outcome;
   take_steps(trainer, 3, outcome);
-  trainer.set_budget(kPlenty, 0);
+  trainer.set_budget(kAmple, 0);
   take_steps(trainer, 6, outcome);
   EXPECT_EQ(trainer.plan().training.plan.host.peak, 0);
-  trainer.set_budget(least, kPlenty);
+  trainer.set_budget(least, kAmple);
   take_steps(trainer, 9, outcome);
   outcome.state = state_of(trainer);
   EXPECT_TRUE(outcome == expected);
@@ -364,7 +364,7 @@ TEST(TrainerMemory, AChangeOfBudgetMayFailAtAnyReservation) {
         failed = false;
         try {
           const FaultPlan::Session faults(nth_reservation(of_device, n));
-          trainer.set_budget(to, kPlenty);
+          trainer.set_budget(to, kAmple);
         } catch (const Error& error) {
           EXPECT_EQ(error.kind(), ErrorKind::kDoesNotFit);
           failed = true;
@@ -379,7 +379,7 @@ TEST(TrainerMemory, AChangeOfBudgetMayFailAtAnyReservation) {
           EXPECT_EQ(trainer.steps_done(), 2);
           take_steps(trainer, 4, outcome);
           EXPECT_LE(tiers.device->peak(), from);
-          trainer.set_budget(to, kPlenty);
+          trainer.set_budget(to, kAmple);
         }
         take_steps(trainer, 6, outcome);
         EXPECT_LE(tiers.device->peak(), to);
@@ -454,7 +454,7 @@ TEST(TrainerMemory, TheGuardFindsNothing) {
     Trainer trainer(config, 6);
     load_checkpoint(trainer, out.path() + "/checkpoint-3");
     take_steps(trainer, 4, outcome);
-    trainer.set_budget(kPlenty, kPlenty);
+    trainer.set_budget(kAmple, kAmple);
     take_steps(trainer, 6, outcome);
     outcome.state = state_of(trainer);
     EXPECT_TRUE(outcome == expected) << budget;
