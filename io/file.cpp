@@ -73,16 +73,17 @@ int sync_file(int descriptor, const std::string& path) {
   return next_fault(FaultSite::kFileSync, path).fails() ? -1 : ::fsync(descriptor);
 }
 
-// Some file systems cannot be told about a part of a file; sync_file() is left to them.
-bool is_refusal(int code) {
-  return code == EINVAL || code == ENOSYS || code == EOPNOTSUPP || code == ESPIPE;
+// What the disk says of the bytes. Else a file system, or a sandbox, does not let parts of a file
+// be sent; sync_file() is left to them.
+bool is_of_the_disk(int code) {
+  return code == EIO || code == ENOSPC || code == EDQUOT || code == EFBIG;
 }
 
 int sync_part(int descriptor, const std::string& path, int64_t first, int64_t bytes,
               unsigned flags) {
   if (next_fault(FaultSite::kFileSync, path).fails()) return -1;
   const int result = ::sync_file_range(descriptor, first, bytes, flags);
-  return result != 0 && is_refusal(errno) ? 0 : result;
+  return result != 0 && !is_of_the_disk(errno) ? 0 : result;
 }
 
 int rename_path(const std::string& from, const std::string& to, unsigned flags = 0) {
@@ -255,7 +256,9 @@ File File::create(const std::string& path) {
 File File::open_for_appending(const std::string& path) {
   const int descriptor = open_file(FaultSite::kFileCreate, path, O_RDWR | O_CREAT);
   if (descriptor < 0) fail(kind_of_creation_failure(errno), "create", path);
-  return {path, descriptor};
+  File file(path, descriptor);
+  file.appended_ = file.sent_ = file.dropped_ = file.size();
+  return file;
 }
 
 File::File(File&& other) noexcept

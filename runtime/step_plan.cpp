@@ -34,7 +34,8 @@ class RunPlanner {
         copies_(copies),
         options_(options) {}
 
-  RunPlan run() {
+  // `smallest`: the least device memory, where a plan for these budgets has found it already.
+  RunPlan run(int64_t smallest) {
     RunPlan run;
     run.budgets = budgets_;
     PlanOptions options = options_;
@@ -60,7 +61,8 @@ class RunPlanner {
       if (!training.fits || !too_much || must) break;
       options.resident_limit = kept - 1;
     }
-    run.smallest_device = smallest_device(run.training, evaluation);
+    run.smallest_device =
+        smallest >= 0 && run.fits() ? smallest : smallest_device(run.training, evaluation);
     count_evaluation(run);
     return run;
   }
@@ -250,7 +252,8 @@ void MeasuredTimes::apply(StepTrace& trace) const {
 }
 
 RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
-                 const TierBudgets& budgets, const MeasuredTimes* measured, bool early) {
+                 const TierBudgets& budgets, const MeasuredTimes* measured, bool early,
+                 int64_t smallest) {
   const int64_t all = config.gradient_accumulation_steps;
   const auto trace = [&](const Program& program, int64_t micro_batches, int64_t group) {
     return trace_step(program, programs.layout,
@@ -275,7 +278,7 @@ RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const M
   options.always = config.always_overlap;
   return RunPlanner(training, given > 0 ? given : all, given > 0 ? given : 1, std::move(evaluation),
                     budgets, rates.copies, options)
-      .run();
+      .run(smallest);
 }
 
 RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
@@ -294,7 +297,7 @@ RunPlan plan_traces(const AccessTrace& training, const AccessTrace& evaluation,
   options.early = false;  // nothing is known of norms
   return RunPlanner([&](int64_t) { return step; }, training.group, training.group,
                     std::move(beside), budgets, copies, options)
-      .run();
+      .run(-1);
 }
 
 namespace {

@@ -56,9 +56,11 @@ class MeasuredTimes {
   std::vector<bool> resident_;
 };
 
-// `early`: chunks may be stepped before the norm is known.
+// `early`: chunks may be stepped before the norm is known. `smallest`: the least device memory,
+// where a plan for these budgets has found it already; looking at all groupings takes time.
 RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
-                 const TierBudgets& budgets, const MeasuredTimes* measured, bool early);
+                 const TierBudgets& budgets, const MeasuredTimes* measured, bool early,
+                 int64_t smallest = -1);
 // The same before anything is known of norms.
 RunPlan plan_run(const RunPrograms& programs, const TrainConfig& config, const MachineRates& rates,
                  const TierBudgets& budgets);

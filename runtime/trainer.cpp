@@ -226,7 +226,8 @@ void Trainer::State::plan_again() {
   times.take(plan.training.trace, executor->op_seconds(), executor->update_seconds(),
              plan.training.plan.resident);
   early_planned = norms.worth_planning();
-  RunPlan next = plan_run(programs, config, rates, budgets, &times, early_planned);
+  RunPlan next =
+      plan_run(programs, config, rates, budgets, &times, early_planned, plan.smallest_device);
   HETMEM_ASSERT(next.fits());
   if (same_actions(plan.training.plan, next.training.plan) &&
       same_actions(plan.evaluation.plan, next.evaluation.plan)) {

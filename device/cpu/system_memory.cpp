@@ -13,6 +13,7 @@
 #include "core/fault_plan.h"
 #include "device/cpu/memory_guard.h"
 #include "device/memory.h"
+#include "device/thread_pool.h"
 #include "device/tier.h"
 
 namespace hetmem {
@@ -64,7 +65,7 @@ bool populate_pages([[maybe_unused]] char* memory, [[maybe_unused]] int64_t byte
 #ifdef MADV_POPULATE_WRITE  // Linux 5.14
   constexpr int64_t kLeastPart = 4 * kHugePage;
   constexpr int64_t kMostParts = 16;
-  const auto processors = static_cast<int64_t>(std::thread::hardware_concurrency());
+  const auto processors = int64_t{available_processors()};
   const int64_t parts =
       std::clamp<int64_t>(std::min(processors, bytes / kLeastPart), 1, kMostParts);
   const int64_t part = round_up((bytes + parts - 1) / parts, kHugePage);
