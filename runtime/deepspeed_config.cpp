@@ -153,13 +153,6 @@ class Reader {
   std::set<const Json*> read_;
 };
 
-std::string lower(std::string text) {
-  for (char& c : text) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return text;
-}
-
 class Mapper {
  public:
   Mapper(std::string_view json, const std::string& source, const OptionValues& given)
@@ -267,7 +260,7 @@ class Mapper {
   }
 
   void map_optimizer() {
-    const std::string name = lower(file_.text("optimizer.type").value_or(""));
+    const std::string name = lower_case(file_.text("optimizer.type").value_or(""));
     const bool adam =
         name == "adam" || name == "adamw" || name == "fusedadam" || name == "deepspeedcpuadam";
     if (!adam && name != "sgd") {

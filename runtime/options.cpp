@@ -23,10 +23,10 @@ namespace {
 
 // The share of letters that two names have both, in the same order: what a slip of the keyboard
 // leaves as it was.
-double likeness(const std::string& a, const std::string& b) {
+double likeness(const std::string& name, const std::string& b) {
+  const std::string a = lower_case(name);
   std::vector<size_t> both(b.size() + 1);  // of what was seen of a with each beginning of b
-  for (const char given : a) {
-    const char letter = given >= 'A' && given <= 'Z' ? static_cast<char>(given - 'A' + 'a') : given;
+  for (const char letter : a) {
     size_t before = 0;
     for (size_t j = 0; j < b.size(); ++j) {
       const size_t without = both[j + 1];
@@ -72,6 +72,13 @@ OptionValues values_of(const std::string& source, const std::vector<std::string>
 }
 
 }  // namespace
+
+std::string lower_case(std::string text) {
+  for (char& c : text) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return text;
+}
 
 std::string canonical_option(std::string name) {
   std::replace(name.begin(), name.end(), '_', '-');

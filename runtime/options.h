@@ -57,6 +57,8 @@ OptionValues read_config_text(const std::string& yaml, const std::string& source
 // "learning_rate" -> "learning-rate"
 std::string canonical_option(std::string name);
 
+// Letters of ASCII alone: options and their values have no others.
+std::string lower_case(std::string text);
 // That of the names which is spelled most like one that is none of them; empty: none is like it.
 std::string nearest_name(const std::string& name, const std::vector<std::string>& names);
 

@@ -39,8 +39,8 @@ class RunPlanner {
     RunPlan run;
     run.budgets = budgets_;
     PlanOptions options = options_;
-    const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
-    const int64_t evaluation = plan_evaluation(none, with_memory(0, budgets_.host)).smallest_device;
+    const int64_t evaluation =
+        plan_evaluation(no_chunks(), with_memory(0, budgets_.host)).smallest_device;
     options.resident_limit = budgets_.device - evaluation;
     for (;;) {
       run.training = plan_training(options);
@@ -68,6 +68,11 @@ class RunPlanner {
   }
 
  private:
+  std::vector<bool> no_chunks() const {
+    std::vector<bool> resident(evaluation_trace_.access.chunks.size(), false);
+    return resident;
+  }
+
   TierBudgets with_memory(int64_t device, int64_t host) const {
     TierBudgets budgets = budgets_;
     budgets.device = device;
@@ -110,8 +115,7 @@ class RunPlanner {
 
   // Whether the plan of a step says already what it needs when nothing stays on the device.
   bool needs_least(const PlannedStep& step) const {
-    const std::vector<bool> none(evaluation_trace_.access.chunks.size(), false);
-    return budgets_.shared == 0 && has_room(step.trace.access, none, budgets_);
+    return budgets_.shared == 0 && has_room(step.trace.access, no_chunks(), budgets_);
   }
 
   int64_t smallest_of(const AccessTrace& access) const {

@@ -438,10 +438,7 @@ namespace {
 bool needs_quotes(const std::string& text) {
   constexpr std::array kWords{"y",    "yes",   "n",    "no", "on", "off",
                               "true", "false", "null", "~",  "=",  "<<"};
-  std::string word = text;
-  for (char& c : word) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
+  const std::string word = lower_case(text);
   if (std::find(kWords.begin(), kWords.end(), word) != kWords.end()) return true;
   const bool begins_a_number = word.find_first_of("0123456789+-.") == 0;
   return begins_a_number && word.find('/') == std::string::npos;
